@@ -1,0 +1,40 @@
+"""Where the tests find recorded NeMo numbers and real audio, which the repository itself doesn't hold."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("NEST_SSL_SHARED", ROOT.parent / "shared"))
+
+
+def _shared_folder(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"needs the folder {name}/ beside the checkout, in ../shared or in $NEST_SSL_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of numbers recorded from NeMo 3.0.0, with `check.py`."""
+    return _shared_folder("golden")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real speech, noise and hostile inputs, with manifests."""
+    return _shared_folder("data")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("gpu") and not _has_cuda():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
