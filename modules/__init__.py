@@ -1,0 +1,1 @@
+"""Layers: what turns audio into features, features into encoder states, and states into predictions."""
