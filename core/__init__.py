@@ -1,0 +1,1 @@
+"""Models, modules, configs and optimization, for any domain."""

@@ -1,0 +1,19 @@
+"""Base classes of everything that is built from a config."""
+
+from core.classes.dataset import Dataset, IterableDataset
+from core.classes.loss import Loss
+from core.classes.module import NeuralModule
+from core.classes.serialization import Serialization, from_config_dict, register_targets
+from core.classes.typecheck import Typing, typecheck
+
+__all__ = [
+    "Dataset",
+    "IterableDataset",
+    "Loss",
+    "NeuralModule",
+    "Serialization",
+    "Typing",
+    "from_config_dict",
+    "register_targets",
+    "typecheck",
+]

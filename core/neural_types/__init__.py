@@ -1,0 +1,48 @@
+"""The vocabulary in which modules say what goes in and what comes out."""
+
+from core.neural_types.elements import (
+    AcousticEncodedRepresentation,
+    AudioSignal,
+    BoolType,
+    ChannelType,
+    ElementType,
+    EncodedRepresentation,
+    FloatType,
+    IntType,
+    LabelsType,
+    LengthsType,
+    LogitsType,
+    LogprobsType,
+    LossType,
+    MaskType,
+    MelSpectrogramType,
+    MFCCSpectrogramType,
+    ProbsType,
+    SpectrogramType,
+    VoidType,
+)
+from core.neural_types.neural_type import NeuralType, mismatch
+
+__all__ = [
+    "AcousticEncodedRepresentation",
+    "AudioSignal",
+    "BoolType",
+    "ChannelType",
+    "ElementType",
+    "EncodedRepresentation",
+    "FloatType",
+    "IntType",
+    "LabelsType",
+    "LengthsType",
+    "LogitsType",
+    "LogprobsType",
+    "LossType",
+    "MFCCSpectrogramType",
+    "MaskType",
+    "MelSpectrogramType",
+    "NeuralType",
+    "ProbsType",
+    "SpectrogramType",
+    "VoidType",
+    "mismatch",
+]
