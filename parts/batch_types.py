@@ -2,12 +2,24 @@
 
 They live in `parts` so that `data/` (which fills them) and `modules/ssl_modules/augmentation.py` (which mixes
 them) share them without importing each other. Field order is NeMo 3.0.0's (`asr/data/ssl_dataset.py`); `seed` and
-`seeds` are ours and come last.
+`seeds` and `rejected` are ours and come last.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 from torch import Tensor
+
+
+class BadSample(NamedTuple):
+    """A file that was left out, and why. (No frozen dataclass: Lightning refuses to move a batch that holds one.)
+
+    reason: one word to count by, such as `unreadable` or `non_finite`; `noise_...` for a noise file.
+    """
+
+    path: str
+    reason: str
+    detail: str
 
 
 @dataclass
@@ -19,6 +31,7 @@ class AudioNoiseItem:
     audio_len, noise_len, noisy_audio_len: () int64, in samples.
     seed: drawn from (data set seed, epoch, index); everything random that happens to the item later, such as
         batch augmentation and (in validation) masks, starts from it. None: the global generators are used.
+    rejected: noise files that were drawn for it and couldn't be used.
     """
 
     sample_id: str | None = None
@@ -29,6 +42,7 @@ class AudioNoiseItem:
     noisy_audio: Tensor | None = None
     noisy_audio_len: Tensor | None = None
     seed: int | None = None
+    rejected: tuple[BadSample, ...] = ()
 
 
 @dataclass
@@ -39,6 +53,7 @@ class AudioNoiseBatch:
     audio, noise, noisy_audio: (B, N) float32, zero past their lengths; noisy_audio = audio + noise.
     audio_len, noise_len, noisy_audio_len: (B,) int64, in samples.
     seeds: (B,) int64, one per item (see `AudioNoiseItem.seed`), or None.
+    rejected: what was left out of this batch. When that is all of it, `len(batch)` is 0 and tensors have no elements.
     """
 
     sample_id: list | None = None
@@ -49,3 +64,13 @@ class AudioNoiseBatch:
     noisy_audio: Tensor | None = None
     noisy_audio_len: Tensor | None = None
     seeds: Tensor | None = None
+    rejected: tuple[BadSample, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of utterances."""
+        return 0 if self.audio is None else len(self.audio)
+
+    def pin_memory(self) -> "AudioNoiseBatch":
+        """Called by torch's DataLoader, which pins the tensors of no class but its own containers."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: x.pin_memory() for name, x in values.items() if isinstance(x, Tensor)})

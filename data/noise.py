@@ -1,0 +1,127 @@
+"""Background noise for an utterance: drawn from a noise manifest, loaded, fitted to the utterance's length.
+
+Names, defaults and distributions are NeMo 3.0.0's (`asr/data/ssl_dataset.py`). All functions take a numpy generator;
+without one they start from numpy's global seed, which is what NeMo draws from.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from parts.batch_types import BadSample
+from parts.preprocessing.manifest import read_manifests, seconds_of
+from parts.preprocessing.segment import BadAudio, load_audio
+from utils.logging import logger
+
+SILENCE_DB = -100.0  # mean power below this, relative to full scale, is silence; 16-bit rounding alone is at -101
+
+
+def load_noise_manifest(
+    noise_manifest: str | Sequence[str] | None, config_path: str = "model.train_ds.noise_manifest"
+) -> list[dict]:
+    """Lines of the noise manifests as dicts of audio_filepath, duration and offset; [] without a manifest.
+
+    A missing duration is read from the file's header, so that long files without one are cropped at random, too
+    (NeMo 3.0.0 always takes their beginning).
+    """
+    if noise_manifest is None:
+        return []
+    entries = read_manifests(noise_manifest, config_path)
+    if not entries:
+        raise ValueError(f"{config_path}={noise_manifest!r} has no lines; give noise, or null to train without any")
+    return [entry._replace(duration=seconds_of(entry))._asdict() for entry in entries]
+
+
+def sample_noise(
+    noise_data: Sequence[Mapping],
+    sample_rate: int,
+    max_audio_len: int | None = None,
+    max_trial: int = 20,
+    *,
+    rng: np.random.Generator | None = None,
+    rejected: list[BadSample] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Noise for one utterance, from a random line of the noise manifest.
+
+    max_audio_len: samples of the utterance; None: all of the noise file.
+    max_trial: lines tried before giving up; each unusable one is logged, and added to `rejected` if that is given.
+    Returns noise (max_audio_len,) float32 and its valid length () int64; zeros of full length without noise data
+    or after `max_trial` failures.
+    """
+    rng = rng or global_generator()
+    for _ in range(max_trial if noise_data else 0):
+        entry = noise_data[rng.integers(len(noise_data))]
+        try:
+            return load_noise_audio(entry, sample_rate, max_audio_len, rng=rng)
+        except BadAudio as error:
+            bad = BadSample(entry["audio_filepath"], f"noise_{error.reason}", str(error))
+            logger.error("noise replaced by another: %s: %s (%s)", *bad, extra={"once": True})
+            if rejected is not None:
+                rejected.append(bad)
+    num_samples = max_audio_len or 0
+    return torch.zeros(num_samples), torch.tensor(num_samples)
+
+
+def load_noise_audio(
+    sample: Mapping,
+    sample_rate: int,
+    max_audio_len: int | None = None,
+    pad_to_max: bool = True,
+    min_white_noise_db: int = -90,
+    max_white_noise_db: int = -46,
+    max_trial: int = 100,
+    *,
+    rng: np.random.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Load one noise file: a random crop of it if it is longer than `max_audio_len` samples, else all of it.
+
+    sample: audio_filepath, and duration and offset in seconds where known.
+    pad_to_max: give exactly `max_audio_len` samples, zeros behind the noise.
+    min_white_noise_db, max_white_noise_db: level of the white noise that is added to a silent piece.
+    max_trial: crops tried until one isn't silent.
+    Returns noise (N,) float32 and its length without padding, () int64.
+    Raises BadAudio for a file that can't be used.
+
+    Differs from NeMo 3.0.0, which tests `sum(samples) > 0` (zero-mean and negative noise looked silent and was read
+    up to 100 times), crops from the start of the file even where the line has an offset, and fails on stereo.
+    """
+    rng = rng or global_generator()
+    path, duration, offset = sample["audio_filepath"], sample.get("duration"), sample.get("offset") or 0.0
+    max_duration = None if max_audio_len is None else max_audio_len / sample_rate
+
+    if max_duration is not None and duration is not None and duration > max_duration:
+        for _ in range(max(1, max_trial)):
+            start = offset + rng.uniform(0, duration - max_duration)
+            samples = load_audio(path, sample_rate, offset=start, duration=max_duration)
+            if not is_silent(samples):
+                break
+    else:
+        samples = load_audio(path, sample_rate, offset=offset, duration=duration)
+    if is_silent(samples):
+        samples = samples + white_noise(len(samples), min_white_noise_db, max_white_noise_db, rng)
+
+    noise = torch.from_numpy(samples)
+    noise_len = len(noise)
+    if max_audio_len is not None and pad_to_max:
+        noise_len = min(noise_len, max_audio_len)
+        noise = F.pad(noise[:max_audio_len], (0, max_audio_len - noise_len))
+    return noise, torch.tensor(noise_len)
+
+
+def is_silent(samples: np.ndarray) -> bool:
+    """True when the mean power of (N,) samples is below SILENCE_DB."""
+    return np.square(samples, dtype=np.float64).mean() < 10.0 ** (SILENCE_DB / 10)
+
+
+def white_noise(num_samples: int, min_db: int, max_db: int, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise (N,) float32 at a whole number of dB drawn from [min_db, max_db)."""
+    level_db = rng.integers(min_db, max(max_db, min_db + 1))
+    return (rng.standard_normal(num_samples) * 10.0 ** (level_db / 20)).astype(np.float32)
+
+
+def global_generator() -> np.random.Generator:
+    """A generator that follows `np.random.seed`."""
+    return np.random.default_rng(np.random.randint(2**31))
