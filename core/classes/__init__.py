@@ -2,6 +2,7 @@
 
 from core.classes.dataset import Dataset, IterableDataset
 from core.classes.loss import Loss
+from core.classes.model import ModelPT
 from core.classes.module import NeuralModule
 from core.classes.serialization import Serialization, from_config_dict, register_targets
 from core.classes.typecheck import Typing, typecheck
@@ -10,6 +11,7 @@ __all__ = [
     "Dataset",
     "IterableDataset",
     "Loss",
+    "ModelPT",
     "NeuralModule",
     "Serialization",
     "Typing",

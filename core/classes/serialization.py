@@ -3,12 +3,11 @@
 `core` knows no class by path; packages that own classes register them with `register_targets`.
 """
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from core.config import check_arguments, plain
+from utils.config_check import nearest
 
 TARGETS: dict[str, Callable] = {}
 
@@ -45,41 +44,6 @@ def find_target(target: str, path: str) -> Callable:
     if target not in TARGETS:
         raise ValueError(f"{path}._target_={target!r} is not a class that configs may name{nearest(target, TARGETS)}")
     return TARGETS[target]
-
-
-def check_arguments(builder: Callable, arguments: Mapping, path: str) -> None:
-    """Raise ValueError for names that `builder` doesn't take, or needs and doesn't get."""
-    parameters = inspect.signature(builder).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    known = {p.name for p in parameters}
-    for key in arguments:
-        if key not in known:
-            raise ValueError(f"{path}.{key} is not an option of {builder.__name__}{nearest(key, known)}")
-    for p in parameters:
-        if p.default is p.empty and p.name not in arguments:
-            raise ValueError(f"{path}.{p.name} is missing: {builder.__name__} needs it")
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """'; did you mean X?', or all that is known when nothing is near and the list is short."""
-    known = sorted(known)
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known are {', '.join(known)}" if 0 < len(known) <= 60 else ""
-
-
-def plain(config: Mapping, path: str) -> dict:
-    """`config` as plain dicts and lists, references resolved, no value left '???'."""
-    if not isinstance(config, Mapping):  # DictConfig is a Mapping too
-        raise ValueError(f"{path} must be a mapping of options, not {config!r}")
-    if not isinstance(config, DictConfig):
-        config = OmegaConf.create(dict(config), flags={"allow_objects": True})
-    try:
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
 
 
 class Serialization:

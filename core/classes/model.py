@@ -1,0 +1,184 @@
+"""`ModelPT`: a model that Lightning trains from one config: its data, its optimizer, its metrics, its checkpoints."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor
+from torch.optim import Optimizer
+
+from core.classes.dataloaders import Dataloaders
+from core.classes.module import NeuralModule
+from core.optim import build_optimizer, build_scheduler
+
+NOT_YET = "comes with a later version; resume a run from its Lightning checkpoint (.ckpt) instead"
+
+
+class ModelPT(NeuralModule, Dataloaders, LightningModule):
+    """Base of models. A subclass builds its layers from `self.cfg` and gives `training_step`, `evaluation_step`
+    and `build_dataloader`.
+
+    cfg: the `model` section of a config; kept, resolved, as `self.cfg`. Its train_ds, validation_ds and test_ds become
+        data loaders in Lightning's `setup`, not here (NeMo builds them in the constructor); its optim becomes the
+        optimizer and its schedule.
+    trainer: Lightning's, when it exists already; `trainer.fit(model)` attaches it otherwise.
+    """
+
+    def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
+        if trainer is not None and not isinstance(trainer, Trainer):
+            raise ValueError(f"trainer must be a lightning.pytorch.Trainer or None, not {type(trainer).__name__}")
+        super().__init__()
+        self._cfg = resolved(cfg)
+        self.save_hyperparameters({"cfg": OmegaConf.to_container(self._cfg)})
+        self._optimizer: Optimizer | None = None
+        self._scheduler: dict | None = None
+        if trainer is not None:
+            self.set_trainer(trainer)
+
+    # config and trainer
+
+    @property
+    def cfg(self) -> DictConfig:
+        """The model's config. Changing it changes nothing that is built already."""
+        return self._cfg
+
+    @cfg.setter
+    def cfg(self, cfg: DictConfig) -> None:
+        self._cfg = resolved(cfg)
+
+    def set_trainer(self, trainer: Trainer) -> None:
+        """Attach a trainer, so that data loaders know the number of processes and the schedule its length."""
+        self.trainer = trainer
+
+    @property
+    def world_size(self) -> int:
+        """Number of training processes."""
+        return 1 if self._trainer is None else self._trainer.world_size
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Save the config as it stands now, as plain data: a checkpoint needs no code to be read."""
+        checkpoint["hyper_parameters"] = {"cfg": OmegaConf.to_container(self.cfg)}
+
+    # optimizer
+
+    def setup_optimization(
+        self, optim_config: Mapping | None = None, optim_kwargs: Mapping | None = None
+    ) -> tuple[Optimizer, dict | None]:
+        """Build the optimizer and its schedule, and keep them as `_optimizer` and `_scheduler`.
+
+        optim_config: like `model.optim`, which is used when None.
+        optim_kwargs: arguments for the optimizer that a config can't hold.
+        Returns the optimizer, and Lightning's dict of the schedule: None without `sched`, which is a constant rate.
+        """
+        if optim_config is not None:
+            with open_dict(self.cfg):
+                self.cfg.optim = optim_config
+        config = self.cfg.get("optim")
+        if config is None:
+            raise ValueError("model.optim is missing: name an optimizer there, e.g. {name: adamw, lr: 0.001}")
+        groups = self.setup_optimizer_param_groups()
+        self._optimizer = build_optimizer(groups, {**OmegaConf.to_container(config), **(optim_kwargs or {})})
+        self._scheduler = None
+        if config.get("sched") is not None:
+            self._scheduler = build_scheduler(self._optimizer, config.sched, max_steps=self.max_steps())
+        return self._optimizer, self._scheduler
+
+    def setup_optimizer_param_groups(self) -> list[dict]:
+        """Parameter groups: all parameters, or one group per module named in `model.optim_param_groups`.
+
+        optim_param_groups: {encoder: {lr: 1e-4}, ...}; what it doesn't name comes first, at the optimizer's own values.
+        Frozen parameters are in the groups, as in NeMo: they get no gradients, so no updates, and can be unfrozen
+        later; and optimizer states of NeMo's checkpoints keep their order.
+        """
+        named = self.cfg.get("optim_param_groups") or {}
+        groups, taken = [], set()
+        for name, options in named.items():
+            module = getattr(self, name, None)
+            if module is None or not hasattr(module, "parameters"):
+                raise ValueError(f"model.optim_param_groups.{name} is not a module of {type(self).__name__}")
+            parameters = list(module.parameters())
+            taken.update(parameters)
+            groups.append({"params": parameters, **options})
+        rest = [p for p in self.parameters() if p not in taken]
+        return [{"params": rest}, *groups] if rest else groups
+
+    def max_steps(self) -> int | None:
+        """Optimizer steps of the run: the trainer's, or its epochs times the batches of one; None when unknown."""
+        trainer = self._trainer
+        if trainer is None:
+            return None
+        if trainer.max_steps >= 0:
+            return trainer.max_steps
+        if trainer.state.fn != "fit":
+            return None
+        steps = trainer.estimated_stepping_batches
+        return int(steps) if 0 <= steps < float("inf") else None
+
+    def configure_optimizers(self) -> dict:
+        """For Lightning."""
+        optimizer, scheduler = self.setup_optimization()
+        return {"optimizer": optimizer} if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate of the first parameter group, now."""
+        return self._optimizer.param_groups[0]["lr"]
+
+    # evaluation
+
+    def evaluation_step(self, batch: object) -> dict[str, Tensor]:
+        """Metrics of one validation or test batch: name -> mean over the batch, `loss` among them."""
+        raise NotImplementedError(f"{type(self).__name__} has no evaluation_step, so it can't be validated or tested")
+
+    def validation_step(self, batch: object, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
+        self._evaluate("val", batch, dataloader_idx)
+
+    def test_step(self, batch: object, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
+        self._evaluate("test", batch, dataloader_idx)
+
+    def _evaluate(self, stage: str, batch: object, dataloader_idx: int) -> None:
+        """Log `val_loss` and the like: means over all samples of the epoch, on all ranks.
+
+        NeMo averages over batches, so that a short last batch counts as much as a full one.
+        """
+        if len(batch) == 0:
+            return
+        for metric, value in self.evaluation_step(batch).items():
+            for name in self.logged_names(stage, f"{stage}_{metric}", dataloader_idx):
+                self.log(
+                    name,
+                    value,
+                    on_step=False,
+                    on_epoch=True,
+                    sync_dist=True,
+                    add_dataloader_idx=False,
+                    batch_size=len(batch),
+                    prog_bar=name == f"{stage}_loss",
+                )
+
+    # checkpoints
+
+    def maybe_init_from_pretrained_checkpoint(self, cfg: Mapping, map_location: str = "cpu") -> None:
+        """Start from another model's weights, if the config names some. Nothing named: nothing happens."""
+        for key in ("init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt"):
+            if cfg.get(key) is not None:
+                raise ValueError(f"{key}={cfg[key]}: starting from another model's weights comes with a later version")
+
+    def save_to(self, save_path: str | Path) -> None:
+        """Write the model as one .nemo file."""
+        raise ValueError(f"save_to({str(save_path)!r}): the .nemo format {NOT_YET}")
+
+    @classmethod
+    def restore_from(cls, restore_path: str | Path, *args, **options) -> "ModelPT":
+        """Read a model from a .nemo file."""
+        raise ValueError(f"restore_from({str(restore_path)!r}): the .nemo format {NOT_YET}")
+
+
+def resolved(cfg: Mapping) -> DictConfig:
+    """A copy of a config section that stands alone: references resolved, no key added by accident."""
+    if not isinstance(cfg, DictConfig):
+        cfg = OmegaConf.create(cfg)
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    OmegaConf.set_struct(cfg, True)
+    return cfg
