@@ -1,0 +1,1 @@
+"""The layers a Conformer is made of, one file per idea."""
