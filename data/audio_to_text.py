@@ -17,7 +17,7 @@ class ManifestDataset(Dataset):
 
     manifest_filepath: a path, a list of paths, or comma-separated paths.
     sample_rate: Hz that audio is resampled to.
-    int_values: decode as 32-bit integers (still given as float32 in [-1, 1]).
+    int_values: clip at full scale, as integer samples would.
     max_duration, min_duration: seconds; utterances beyond are left out.
     max_utts: keep only that many of them; 0: all.
     trim: cut silence at both ends.

@@ -148,6 +148,8 @@ def keep_durations(
         f"{len(short)} shorter than min_duration={min_duration} ({_hours(short)}), "
         f"{len(long)} longer than max_duration={max_duration} ({_hours(long)})"
     )
+    if not kept and not short and not long:
+        raise ValueError(f"{section}.manifest_filepath: the manifest has no lines; expected some like {EXAMPLE_LINE}")
     if not kept:
         raise ValueError(f"{section}: no utterance is left: {counts}; {_bounds_to_move(short, long)}")
     logger.info("%s: kept %d utterances (%s); dropped %s", section, len(kept), _hours(kept_seconds), counts)
@@ -174,4 +176,4 @@ def _bounds_to_move(short: list[float], long: list[float]) -> str:
         remedies.append(f"set min_duration to at most {max(short):g}")
     if long:
         remedies.append(f"set max_duration to at least {min(long):g}")
-    return " or ".join(remedies) or "the manifest has no lines, give one that has"
+    return " or ".join(remedies)

@@ -38,15 +38,18 @@ def load_audio(
 
     offset, duration: seconds; no duration, or 0, means to the end of the file.
     trim: cut leading and trailing parts 60 dB below the peak.
-    int_values: decode as 32-bit integers, which clips float files at full scale.
+    int_values: give what 32-bit integers can hold, that is, clip at full scale. NeMo 3.0.0 decodes to integers, the
+        same for integer formats, and makes silence of float files.
     normalize_db: RMS level to bring the samples to, in dB of full scale.
     Returns (N,) float32.
     Raises BadAudio: `unreadable`, `bad_entry` (offset beyond the end), `empty`, `non_finite` or `out_of_scale`.
     Source: NeMo 3.0.0 `AudioSegment.from_file`.
     """
-    samples, file_rate = decode(path, offset, duration, int_values)
+    samples, file_rate = decode(path, offset, duration)
     samples = to_mono(samples, channel_selector)
     refuse_unusable(samples)
+    if int_values:
+        samples = samples.clip(-1.0, 1.0)
     samples = resample(samples, file_rate, sample_rate)
     if trim:
         samples = trim_silence(samples)
@@ -56,9 +59,7 @@ def load_audio(
     return samples
 
 
-def decode(
-    path: str | os.PathLike, offset: float = 0.0, duration: float | None = None, int_values: bool = False
-) -> tuple[np.ndarray, int]:
+def decode(path: str | os.PathLike, offset: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, int]:
     """Samples of a file as it is, (N,) or (N, channels) float32, and its rate in Hz. Seeks, so a late piece is cheap.
 
     Fewer samples than `duration` promises are returned as they are.
@@ -73,15 +74,11 @@ def decode(
             if start:
                 file.seek(start)
             num_frames = int(duration * file.samplerate) if duration else -1
-            samples = file.read(num_frames, dtype="int32" if int_values else "float32")
-            rate = file.samplerate
+            return file.read(num_frames, dtype="float32"), file.samplerate
     except BadAudio:
         raise
     except (OSError, RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
         raise BadAudio("unreadable", str(error)) from error
-    if int_values:
-        samples = samples.astype(np.float32) * np.float32(2.0**-31)
-    return samples, rate
 
 
 def header_seconds(path: str | os.PathLike) -> float | None:
