@@ -1,9 +1,11 @@
 """Where the tests find recorded NeMo numbers and real audio, which the repository itself doesn't hold."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("NEST_SSL_SHARED", ROOT.parent / "shared"))
@@ -26,6 +28,32 @@ def golden() -> Path:
 def shared_data() -> Path:
     """Folder of real speech, noise and hostile inputs, with manifests."""
     return _shared_folder("data")
+
+
+SMALL = {
+    "num_classes": 32,
+    "encoder.n_layers": 2,
+    "encoder.d_model": 16,
+    "encoder.n_heads": 2,
+    "encoder.subsampling_conv_channels": 8,
+    "encoder.dropout": 0.0,
+    "encoder.dropout_pre_encoder": 0.0,
+    "encoder.dropout_att": 0.0,
+    "preprocessor.dither": 0.0,
+}
+
+
+@pytest.fixture
+def small_config() -> Callable[..., DictConfig]:
+    """`small_config(**{"encoder.n_layers": 1})`: the shipped model section, shrunk, without dropout."""
+
+    def make(**changes) -> DictConfig:
+        cfg = OmegaConf.load(ROOT / "config" / "nest_fast-conformer.yaml")
+        for key, value in (SMALL | changes).items():
+            OmegaConf.update(cfg.model, key, value, force_add=True)
+        return cfg.model
+
+    return make
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

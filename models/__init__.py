@@ -1,0 +1,1 @@
+"""Training recipes: what goes in, what is predicted, what is logged."""

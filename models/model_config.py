@@ -1,0 +1,82 @@
+"""What the `model` section of a config may say, and what post-subsampling masking makes of it."""
+
+from omegaconf import DictConfig, OmegaConf
+
+from utils.config_check import nearest
+
+SIZES = {"sample_rate", "num_classes", "num_books", "code_dim", "squeeze_single", "mask_position"}
+MODULES = {"preprocessor", "spec_augment", "masking", "quantizer", "encoder", "decoder", "loss"}
+DATA = {"train_ds", "validation_ds", "test_ds", "optim", "optim_param_groups"}
+START = {"restore_from", "init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt"}
+WRITTEN_BY_NEMO = {"target", "nemo_version"}
+UNUSED_BY_NEST = {
+    "dropout_features": None,
+    "dropout_features_q": None,
+    "feature_penalty": None,
+    "loss_list": None,
+}
+KNOWN = SIZES | MODULES | DATA | START | WRITTEN_BY_NEMO | set(UNUSED_BY_NEST)
+MASK_POSITIONS = ("pre_conv", "post_conv")
+
+
+def check_model_config(cfg: DictConfig) -> None:
+    """Raise ValueError, in one line, for a `model` section that can't be right."""
+    for key in cfg:
+        if key not in KNOWN:
+            raise ValueError(f"model.{key} is not a key of this model{nearest(key, KNOWN)}")
+    for key in sorted(MODULES - set(cfg)):
+        raise ValueError(f"model.{key} is missing: take the section from config/nest_fast-conformer.yaml")
+    for key, neutral in UNUSED_BY_NEST.items():
+        if cfg.get(key, neutral) != neutral:
+            raise ValueError(f"model.{key}={cfg[key]} has no effect in NEST (NeMo 3.0.0 never reads it): remove it")
+    for key in ("freq_masks", "time_masks"):
+        if cfg.spec_augment.get(key, 0):
+            raise ValueError(
+                f"model.spec_augment.{key}={cfg.spec_augment[key]} has no effect in NEST "
+                "(NeMo 3.0.0 builds the module and never calls it): set it to 0"
+            )
+    position = cfg.get("mask_position", "pre_conv")
+    if position not in MASK_POSITIONS:
+        raise ValueError(f"model.mask_position={position!r} is not one of {', '.join(MASK_POSITIONS)}")
+    _check_books(cfg)
+
+
+def _check_books(cfg: DictConfig) -> None:
+    """Quantizer, decoder and loss must speak of the same codes."""
+    books = cfg.quantizer.get("num_books", 1)
+    for section in ("decoder", "loss"):
+        if cfg[section].get("num_decoders", 1) != books:
+            raise ValueError(
+                f"model.{section}.num_decoders={cfg[section].get('num_decoders', 1)} must equal "
+                f"model.quantizer.num_books={books}"
+            )
+    if cfg.decoder.num_classes < cfg.quantizer.num_classes:
+        raise ValueError(
+            f"model.decoder.num_classes={cfg.decoder.num_classes} is below "
+            f"model.quantizer.num_classes={cfg.quantizer.num_classes}: some codes could never be predicted"
+        )
+    encoded = cfg.encoder.d_model if cfg.encoder.get("feat_out", -1) <= 0 else cfg.encoder.feat_out
+    if cfg.decoder.feat_in != encoded:
+        raise ValueError(f"model.decoder.feat_in={cfg.decoder.feat_in} must be the encoder's width, {encoded}")
+
+
+def mask_after_subsampling(cfg: DictConfig) -> DictConfig:
+    """The config's copy for `mask_position: post_conv`: masking, quantizer and loss count encoder steps, not frames.
+
+    NeMo 3.0.0 edits the config in place, so that a model saved and restored divides `masking.block_size` twice,
+    and leaves `quantizer.combine_time_steps` alone. Here the config stays as written; one that NeMo saved is known
+    by `loss.combine_time_steps: 1` and keeps its block size.
+    """
+    steps = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    factor = steps.encoder.subsampling_factor
+    if steps.loss.combine_time_steps != 1:
+        if steps.masking.block_size < factor:
+            raise ValueError(
+                f"model.masking.block_size={steps.masking.block_size} frames is less than one encoder step "
+                f"({factor} frames): post_conv masking needs at least {factor}"
+            )
+        steps.masking.block_size //= factor
+    steps.loss.combine_time_steps = 1
+    steps.quantizer.combine_time_steps = 1
+    steps.quantizer.feat_in = steps.masking.feat_in = steps.encoder.d_model
+    return steps

@@ -1,0 +1,179 @@
+"""The models: sizes, the short way to the loss, masking positions, what they log and what they refuse."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from models.ssl_models import EncDecDenoiseMaskedTokenPredModel, EncDecMaskedTokenPredModel
+from parts.batch_types import AudioNoiseBatch
+
+CONFIG = Path(__file__).resolve().parents[2] / "config" / "nest_fast-conformer.yaml"
+BOTH = pytest.mark.parametrize("model_class", [EncDecMaskedTokenPredModel, EncDecDenoiseMaskedTokenPredModel])
+POSITIONS = pytest.mark.parametrize("mask_position", ["pre_conv", "post_conv"])
+
+
+def noisy_batch(seconds: tuple[float, ...] = (2.0, 1.5), seed: int = 0) -> AudioNoiseBatch:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.tensor([int(16000 * s) for s in seconds])
+    inside = torch.arange(int(lengths.max())) < lengths[:, None]
+    audio = 0.1 * torch.randn(inside.shape, generator=generator) * inside
+    noise = 0.05 * torch.randn(inside.shape, generator=generator) * inside
+    seeds = torch.arange(len(seconds))
+    return AudioNoiseBatch(list(seconds), audio, lengths, noise, lengths, audio + noise, lengths, seeds)
+
+
+def mask_always(model, is_masked: torch.Tensor) -> None:
+    """Let the model mask exactly the frames (or steps) of `is_masked` (B, T)."""
+
+    def forward(input_feats, input_lengths):
+        masks = is_masked[:, None].expand_as(input_feats)
+        return torch.where(masks, model.mask_processor.mask_embedding[None, :, None], input_feats), masks.float()
+
+    model.mask_processor.forward = forward
+
+
+def forward(model, batch: AudioNoiseBatch):
+    signals = {"input_signal": batch.audio, "input_signal_length": batch.audio_len}
+    if isinstance(model, EncDecDenoiseMaskedTokenPredModel):
+        signals |= {"noisy_input_signal": batch.noisy_audio, "noisy_input_signal_length": batch.noisy_audio_len}
+    return model(**signals, apply_mask=True)
+
+
+def half_masked(model, batch: AudioNoiseBatch) -> None:
+    """Mask steps 4 to 11 of every utterance."""
+    frames = torch.zeros(len(batch.audio_len), 208, dtype=torch.bool)
+    frames[:, 32:96] = True
+    mask_always(model, frames if model.cfg.mask_position == "pre_conv" else frames[:, ::8])
+
+
+def test_the_default_config_has_nemos_sizes_and_a_fresh_model_guesses_uniformly():
+    cfg = OmegaConf.load(CONFIG)
+    torch.manual_seed(0)
+    model = EncDecDenoiseMaskedTokenPredModel(cfg=cfg.model)
+    assert sum(p.numel() for p in model.encoder.parameters()) == 108_762_112
+    assert sum(p.numel() for p in model.parameters()) == 113_106_000
+    half_masked(model, batch := noisy_batch())
+    with torch.no_grad():
+        loss = model.eval().step(batch).loss
+    assert loss.item() == pytest.approx(math.log(8192), abs=0.8)
+
+
+@BOTH
+@POSITIONS
+@pytest.mark.parametrize("num_books", [1, 2])
+def test_scoring_masked_steps_only_gives_the_loss_and_gradients_of_scoring_all(
+    small_config, model_class, mask_position, num_books
+):
+    model = model_class(cfg=small_config(mask_position=mask_position, num_books=num_books)).eval()
+    half_masked(model, batch := noisy_batch())
+    log_probs, encoded_len, masks, tokens = forward(model, batch)
+    long_way = model.loss(masks=masks, decoder_outputs=log_probs, targets=tokens, decoder_lengths=encoded_len)
+    expected = torch.autograd.grad(long_way, list(model.decoder.parameters()))
+    short_way = model.step(batch)
+    assert short_way.is_scored.sum() == 16
+    torch.testing.assert_close(short_way.loss, long_way)
+    torch.testing.assert_close(torch.autograd.grad(short_way.loss, list(model.decoder.parameters())), expected)
+
+
+@POSITIONS
+def test_targets_come_from_the_clean_speech_and_the_encoder_hears_the_noisy(small_config, mask_position):
+    model = EncDecDenoiseMaskedTokenPredModel(cfg=small_config(mask_position=mask_position)).eval()
+    half_masked(model, batch := noisy_batch())
+    log_probs, _, _, tokens = forward(model, batch)
+    batch.noisy_audio = batch.audio
+    quiet_log_probs, _, _, quiet_tokens = forward(model, batch)
+    assert torch.equal(tokens, quiet_tokens)
+    assert not torch.allclose(log_probs, quiet_log_probs)
+
+
+@BOTH
+def test_nothing_masked_gives_a_finite_loss_with_a_graph(small_config, model_class):
+    model = model_class(cfg=small_config())
+    mask_always(model, torch.zeros(2, 208, dtype=torch.bool))
+    scored = model.step(noisy_batch())
+    scored.loss.backward()
+    assert scored.loss.item() == 0.0
+    assert scored.accuracy.item() == 0.0
+    assert model.encoder.layers[0].norm_out.weight.grad is not None
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_features_may_be_given_for_either_signal(small_config):
+    model = EncDecDenoiseMaskedTokenPredModel(cfg=small_config()).eval()
+    half_masked(model, batch := noisy_batch())
+    features = model.features(batch)
+    expected = forward(model, batch)
+    got = model(
+        processed_signal=features.clean,
+        processed_signal_length=features.clean_lengths,
+        processed_noisy_input_signal=features.noisy,
+        processed_noisy_input_signal_length=features.noisy_lengths,
+        apply_mask=True,
+    )
+    for one, other in zip(expected, got):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    "signals", [{}, {"input_signal": torch.zeros(1, 16000), "processed_signal": torch.zeros(1, 80, 16)}]
+)
+def test_a_signal_or_its_features_not_both_and_not_neither(small_config, signals):
+    with pytest.raises(ValueError, match="input_signal or processed_signal"):
+        EncDecMaskedTokenPredModel(cfg=small_config())(**signals)
+
+
+def test_masks_of_an_evaluation_repeat_and_those_of_training_do_not(small_config):
+    model = EncDecDenoiseMaskedTokenPredModel(cfg=small_config(**{"masking.mask_prob": 0.05})).eval()
+    batch = noisy_batch((4.0, 3.0))
+    with torch.no_grad():
+        first, again = (model.step(batch, seeded=True).is_scored for _ in range(2))
+        free = [model.step(batch).is_scored for _ in range(4)]
+    assert torch.equal(first, again)
+    assert any(not torch.equal(first, other) for other in free)
+
+
+def test_post_conv_masks_steps_and_leaves_the_config_as_written(small_config):
+    cfg = small_config(mask_position="post_conv")
+    model = EncDecDenoiseMaskedTokenPredModel(cfg=cfg)
+    assert model.mask_processor.block_size == 5
+    assert model.cfg.masking.block_size == 40
+    assert model.pre_encoder is model.encoder.pre_encode
+    names = {name.split(".")[0] for name, _ in model.pre_encoder.named_children()}
+    assert names == {"pre_encode", "masking"}
+    _, _, masks, tokens = forward(model.eval(), noisy_batch())
+    assert masks.shape == (2, 16, 26)
+    assert tokens.shape[:2] == (2, 26)
+
+
+@pytest.mark.parametrize(("detach", "trained"), [(True, False), (False, True)])
+def test_post_conv_trains_the_subsampling_only_without_detach(small_config, detach, trained):
+    cfg = small_config(mask_position="post_conv", **{"masking.detach": detach})
+    model = EncDecDenoiseMaskedTokenPredModel(cfg=cfg)
+    half_masked(model, batch := noisy_batch())
+    model.step(batch).loss.backward()
+    assert (model.pre_encoder.pre_encode.out.weight.grad is not None) == trained
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quantiser": {}}, r"model\.quantiser is not .* did you mean 'quantizer'"),
+        ({"encoder.n_layer": 3}, r"model\.encoder\.n_layer is not .* did you mean 'n_layers'"),
+        ({"mask_position": "midway"}, "mask_position='midway' is not one of pre_conv, post_conv"),
+        ({"spec_augment.time_masks": 2}, r"spec_augment\.time_masks=2 has no effect"),
+        ({"dropout_features": 0.1}, r"model\.dropout_features=0\.1 has no effect"),
+        ({"decoder.num_decoders": 2}, r"model\.decoder\.num_decoders=2 must equal"),
+        ({"decoder.num_classes": 16}, r"model\.decoder\.num_classes=16 is below"),
+        ({"decoder.feat_in": 20}, r"model\.decoder\.feat_in=20 must be the encoder's width, 16"),
+        ({"mask_position": "post_conv", "masking.block_size": 4}, "less than one encoder step"),
+        ({"encoder._target_": "os.system"}, r"encoder\._target_='os\.system' is not a class that configs may name"),
+        ({"encoder.n_heads": 3}, "n_heads"),
+    ],
+)
+def test_a_config_that_cannot_be_right_is_refused_in_one_line(small_config, changes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        EncDecDenoiseMaskedTokenPredModel(cfg=small_config(**changes))
+    assert "\n" not in str(error.value)
