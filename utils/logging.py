@@ -5,6 +5,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Mapping
 
 import torch.distributed as dist
@@ -48,14 +49,21 @@ class OncePerMessage(logging.Filter):
         return is_new
 
 
+class CurrentStderr(logging.StreamHandler):
+    """Writes to what sys.stderr is at the time of the message, which a progress bar or a test may have replaced."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def _build_logger() -> logging.Logger:
     built = logging.getLogger("nest_ssl")
     built.setLevel(logging.INFO)
-    built.propagate = False  # Lightning and Hydra configure the root logger; we'd be printed twice
     built.addFilter(FirstProcessOnly())
     built.addFilter(OncePerMessage())
     if not built.handlers:
-        handler = logging.StreamHandler()
+        handler = CurrentStderr()
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
         built.addHandler(handler)
     return built

@@ -1,0 +1,36 @@
+"""Pretrain a NEST model: config -> trainer, model, experiment -> fit.
+
+    python train.py model.train_ds.manifest_filepath=train.json model.train_ds.noise_manifest=noise.json
+
+Config: config/nest_fast-conformer.yaml, or what --config-path and --config-name say; every key can be set on the
+command line. An error of the user's is one line; NEST_SSL_TRACEBACK=1 in the environment shows where it came from.
+"""
+
+from lightning.pytorch import seed_everything
+from omegaconf import DictConfig
+
+from core.classes.dataloaders import names_data
+from models.ssl_models import EncDecDenoiseMaskedTokenPredModel
+from utils.config_check import refuse_unknown_keys
+from utils.exp_manager import exp_manager
+from utils.hydra_runner import hydra_runner
+from utils.trainer import build_trainer
+
+SECTIONS = ("name", "seed", "model", "trainer", "exp_manager")
+STARTS = ("init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt")
+
+
+@hydra_runner(config_path="config", config_name="nest_fast-conformer")
+def main(cfg: DictConfig) -> None:
+    refuse_unknown_keys(cfg, SECTIONS + STARTS, "")
+    if cfg.get("seed") is not None:
+        seed_everything(cfg.seed, workers=True)
+    trainer = build_trainer(cfg.trainer)
+    model = EncDecDenoiseMaskedTokenPredModel(cfg=cfg.model, trainer=trainer)
+    model.maybe_init_from_pretrained_checkpoint(cfg)
+    exp_manager(trainer, cfg.get("exp_manager"), has_validation=names_data(cfg.model.get("validation_ds")))
+    trainer.fit(model)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Lightning callbacks of a run: when it validates, what it times, which checkpoints it keeps, when it ends."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from utils.logging import is_rank_zero, logger
+from utils.run_length import planned_run
+
+REDUCTIONS: dict[str, Callable] = {"mean": fmean, "sum": sum, "min": min, "max": max}
+
+
+class ValidateAtLeastOnce(Callback):
+    """A run shorter than `trainer.val_check_interval` validates after its last batch, instead of never."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _, batches = planned_run(trainer)
+        if trainer.check_val_every_n_epoch is None and trainer.val_check_batch is not None:
+            trainer.val_check_batch = min(trainer.val_check_batch, batches)
+
+
+class StepTimer(Callback):
+    """Log the seconds of each step as '<stage>_step_timing in s', NeMo's names; `buffer_size` last ones reduced.
+
+    sync_cuda: wait for the GPU before each reading; without it a reading is the time to queue the work.
+    """
+
+    def __init__(self, reduction: str = "mean", sync_cuda: bool = False, buffer_size: int = 1):
+        if reduction not in REDUCTIONS:
+            raise ValueError(
+                f"exp_manager.step_timing_kwargs.reduction={reduction!r} is not one of {', '.join(REDUCTIONS)}"
+            )
+        if buffer_size < 1:
+            raise ValueError(f"exp_manager.step_timing_kwargs.buffer_size={buffer_size} must be at least 1")
+        self._reduce, self._sync_cuda, self._buffer_size = REDUCTIONS[reduction], sync_cuda, buffer_size
+        self._started: dict[str, float] = {}
+        self._seconds: dict[str, deque[float]] = {}
+
+    def _now(self) -> float:
+        if self._sync_cuda and torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.monotonic()
+
+    def _start(self, name: str) -> None:
+        self._started[name] = self._now()
+
+    def _stop(self, name: str, pl_module: LightningModule) -> None:
+        seconds = self._seconds.setdefault(name, deque(maxlen=self._buffer_size))
+        seconds.append(self._now() - self._started[name])
+        pl_module.log(f"{name}_timing in s", self._reduce(seconds), on_step=True, on_epoch=False, batch_size=1)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self._start("train_step")
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self._stop("train_step", pl_module)
+
+    def on_before_backward(self, trainer, pl_module, loss) -> None:
+        self._start("train_backward")
+
+    def on_after_backward(self, trainer, pl_module) -> None:
+        self._stop("train_backward", pl_module)
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
+        self._start("validation_step")
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        self._stop("validation_step", pl_module)
+
+    def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
+        self._start("test_step")
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        self._stop("test_step", pl_module)
+
+
+class RunTimer(Timer):
+    """Lightning's Timer, but each run of a resumed training has the whole of `max_time_per_run`."""
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Time that earlier runs took doesn't count."""
+
+
+class Checkpoints(ModelCheckpoint):
+    """Lightning's ModelCheckpoint; with `save_last` the end of training is always saved, and so is a SIGTERM's moment.
+
+    Lightning alone leaves out the steps after the last validation.
+    """
+
+    save_on_sigterm = False
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self._save_now(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        if self.save_on_sigterm and isinstance(exception, SIGTERMException):
+            self._save_now(trainer)
+            logger.info(f"stopped by SIGTERM; saved {self.last_model_path}")
+
+    def _save_now(self, trainer: Trainer) -> None:
+        if self.save_last and self._last_global_step_saved != trainer.global_step:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+class LogFile(Callback):
+    """Write what rank zero says into a file too; opened in `setup`, so in the process that trains (ddp_spawn)."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._handler: logging.Handler | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if is_rank_zero():
+            self._handler = logging.FileHandler(self._path, encoding="utf-8")
+            self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
+            logger.addHandler(self._handler)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._handler is not None:
+            logger.removeHandler(self._handler)
+            self._handler.close()
+            self._handler = None

@@ -1,0 +1,226 @@
+"""Where a run writes: its folder, its loggers, its checkpoints, and where it goes on after an interruption."""
+
+import importlib.util
+import inspect
+import os
+import shlex
+import shutil
+import sys
+import time
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from omegaconf import DictConfig
+
+from utils.callbacks import Checkpoints, LogFile, RunTimer, StepTimer
+from utils.config_check import refuse_unknown_keys
+from utils.exp_config import CallbackParams, ExpManagerConfig, read_exp_config
+from utils.logging import info_once, is_rank_zero, logger, warn_once
+
+VERSION_VARIABLE = "NEMO_EXPM_VERSION"  # NeMo's: the processes that rank zero starts take its version
+TRAINING_MONITOR = "train_loss"  # where nothing is validated
+LOG_FILE, COMMAND_FILE = "log.txt", "cmd-args.log"
+OF_ONE_RUN = (LOG_FILE, COMMAND_FILE, "hparams.yaml", "config.yaml")  # set aside when a run goes on
+
+
+def exp_manager(trainer: Trainer, cfg: DictConfig | dict | None = None, has_validation: bool = True) -> Path | None:
+    """Give `trainer` loggers, checkpoints and timers as the `exp_manager` section says: NeMo's options and defaults.
+
+    has_validation: ours; False lets checkpoints and early stopping go by the training loss where they name `val_*`.
+    Returns the run's folder, `<exp_dir>/<name>/<version>`, without the version under `resume_if_exists`; None
+    without a section or with `trainer.fast_dev_run`.
+    Raises ValueError or FileNotFoundError, in one line, for options that can't be followed.
+    """
+    if cfg is None or trainer.fast_dev_run:
+        logger.info("no exp_manager section, or trainer.fast_dev_run: nothing is logged or saved")
+        return None
+    options = read_exp_config(cfg)
+    check_no_second_master(trainer, options)
+    if not has_validation:
+        monitor_training(options, trainer.val_check_interval)
+    folder = run_folder(options)
+    trainer.ckpt_path = checkpoint_to_resume(options, folder)
+    if is_rank_zero():
+        prepare(folder, options)
+    trainer.loggers = build_loggers(options, folder)
+    trainer.callbacks += build_callbacks(options, folder)
+    logger.info(f"logs and checkpoints go to {folder}")
+    return folder
+
+
+def check_no_second_master(trainer: Trainer, options: ExpManagerConfig) -> None:
+    """NeMo refuses the same combinations."""
+    if trainer.loggers and (options.create_tensorboard_logger or options.create_wandb_logger):
+        raise ValueError("trainer.logger and exp_manager.create_*_logger both make loggers: set trainer.logger=false")
+    if trainer.checkpoint_callbacks and options.create_checkpoint_callback:
+        raise ValueError(
+            "trainer.enable_checkpointing and exp_manager.create_checkpoint_callback both save checkpoints: "
+            "set trainer.enable_checkpointing=false"
+        )
+
+
+def monitor_training(options: ExpManagerConfig, interval: int | float) -> None:
+    """Checkpoints as often as validation would have been, by the training loss; NeMo saves none but the last."""
+    checkpoints, stopping = options.checkpoint_callback_params, options.early_stopping_callback_params
+    if (checkpoints.monitor or "").startswith("val"):
+        info_once(f"nothing is validated: checkpoints go by {TRAINING_MONITOR} instead of {checkpoints.monitor}")
+        if checkpoints.filename:
+            checkpoints.filename = checkpoints.filename.replace(f"{{{checkpoints.monitor}", f"{{{TRAINING_MONITOR}")
+        checkpoints.monitor = TRAINING_MONITOR
+    if isinstance(interval, int) and not checkpoints.train_time_interval:
+        checkpoints.every_n_train_steps = checkpoints.every_n_train_steps or interval
+    checkpoints.save_on_train_epoch_end = True
+    if stopping.monitor.startswith("val"):
+        stopping.monitor, stopping.check_on_train_epoch_end = TRAINING_MONITOR, True
+
+
+def run_folder(options: ExpManagerConfig) -> Path:
+    """NeMo's rule for the folder. Only rank zero makes up a version; it hands it on through the environment."""
+    if options.explicit_log_dir:
+        if options.exp_dir or options.version:
+            warn_once("exp_manager.explicit_log_dir is given: exp_dir and version are not used")
+        return Path(options.explicit_log_dir).absolute()
+    folder = Path(options.exp_dir or "nemo_experiments").absolute() / (options.name or "default")
+    if options.version or options.resume_if_exists:
+        return folder / (options.version or "")
+    if is_rank_zero():
+        os.environ[VERSION_VARIABLE] = time.strftime("%Y-%m-%d_%H-%M-%S")
+        if not options.use_datetime_version:
+            os.environ[VERSION_VARIABLE] = next_version(folder)
+    return folder / os.environ.get(VERSION_VARIABLE, "")
+
+
+def next_version(folder: Path) -> str:
+    numbers = [path.name.removeprefix("version_") for path in folder.glob("version_*")]
+    return f"version_{max((int(number) for number in numbers if number.isdigit()), default=-1) + 1}"
+
+
+def checkpoint_to_resume(options: ExpManagerConfig, folder: Path) -> str | None:
+    """The last checkpoint of the folder under `resume_if_exists`, else `resume_from_checkpoint`.
+
+    The order is that of NeMo 3.0.0's code (its docstring says the contrary): a run started from another run's
+    checkpoint goes on from its own once it has one. Of several last ones NeMo takes none, we the newest.
+    """
+    start = options.resume_from_checkpoint
+    if start and not Path(start).exists():
+        raise FileNotFoundError(f"exp_manager.resume_from_checkpoint={start} doesn't exist")
+    if options.resume_if_exists:
+        checkpoints = checkpoint_folder(options.checkpoint_callback_params, folder)
+        if (ended := next(checkpoints.rglob("*end.ckpt"), None)) and not options.resume_past_end:
+            raise ValueError(f"{ended} says that this run has ended: set exp_manager.resume_past_end=true to go on")
+        last = sorted(checkpoints.rglob("*last.ckpt"), key=lambda path: path.stat().st_mtime)
+        if not last and not ended and not start and not options.resume_ignore_no_checkpoint:
+            raise FileNotFoundError(
+                f"exp_manager.resume_if_exists: no checkpoint in {checkpoints}; "
+                "set exp_manager.resume_ignore_no_checkpoint=true to start anew"
+            )
+        start = ended or (last[-1] if last else start)
+    if start:
+        logger.info(f"going on from {start}")
+    return str(start) if start else None
+
+
+def checkpoint_folder(params: CallbackParams, folder: Path) -> Path:
+    return Path(params.dirpath).absolute() if params.dirpath else folder / "checkpoints"
+
+
+def prepare(folder: Path, options: ExpManagerConfig) -> None:
+    """Make the folder, move the text files of an earlier run there into run_<n>, write the command line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if old := [folder / name for name in OF_ONE_RUN if (folder / name).exists()]:
+        earlier = folder / f"run_{len(list(folder.glob('run_*')))}"
+        earlier.mkdir()
+        for path in old:
+            path.rename(earlier / path.name)
+    (folder / COMMAND_FILE).write_text(shlex.join(sys.argv) + "\n", encoding="utf-8")
+    for path in options.files_to_copy or ():
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"exp_manager.files_to_copy: {path} is not a file")
+        shutil.copy(path, folder)
+
+
+def build_loggers(options: ExpManagerConfig, folder: Path) -> list[Logger]:
+    """TensorBoard writes into the folder itself, so that the curves of a resumed run join."""
+    loggers = []
+    if options.create_tensorboard_logger:
+        check_installed("tensorboard", "create_tensorboard_logger")
+        writer_options = options.summary_writer_kwargs or {}
+        if "log_dir" in writer_options:
+            raise ValueError("exp_manager.summary_writer_kwargs.log_dir: leave it out, the run's folder it is")
+        loggers.append(TensorBoardLogger(save_dir=folder, name="", version="", **writer_options))
+    if options.create_wandb_logger:
+        check_installed("wandb", "create_wandb_logger")
+        loggers.append(build_wandb_logger(options.wandb_logger_kwargs or {}, folder))
+    return loggers
+
+
+def check_installed(package: str, option: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise ValueError(
+            f"exp_manager.{option}=true needs the package {package}: pip install {package} (or set the option to false)"
+        )
+
+
+def build_wandb_logger(given: dict, folder: Path) -> WandbLogger:
+    """Weights & Biases; WANDB_MODE=offline keeps the run on this machine."""
+    import wandb
+
+    known = {*inspect.signature(WandbLogger).parameters, *inspect.signature(wandb.init).parameters} - {"kwargs"}
+    refuse_unknown_keys(given, known, "exp_manager.wandb_logger_kwargs")
+    return WandbLogger(**{"save_dir": folder} | {key: value for key, value in given.items() if value is not None})
+
+
+def build_callbacks(options: ExpManagerConfig, folder: Path) -> list[Callback]:
+    callbacks: list[Callback] = [LogFile(folder / LOG_FILE)]
+    if options.log_step_timing:
+        callbacks.append(StepTimer(**asdict(options.step_timing_kwargs)))
+    if options.create_early_stopping_callback:
+        callbacks.append(EarlyStopping(**asdict(options.early_stopping_callback_params)))
+    if options.max_time_per_run is not None:
+        callbacks.append(RunTimer(options.max_time_per_run))
+    if options.create_checkpoint_callback:  # last, so that it saves the state of the others
+        callbacks.append(build_checkpoints(options, folder))
+    return callbacks
+
+
+def build_checkpoints(options: ExpManagerConfig, folder: Path) -> Checkpoints:
+    params = options.checkpoint_callback_params
+    if params.always_save_nemo or params.save_nemo_on_train_end:
+        info_once("checkpoints are .ckpt files; .nemo files are not written yet")
+    interval = read_interval(params.train_time_interval)
+    by_epochs = interval is None and params.every_n_train_steps is None  # NeMo's default of 1 must not collide
+    filename = params.filename or f"{options.name or 'default'}--{{{params.monitor}:.4f}}-{{epoch}}"
+    checkpoints = Checkpoints(
+        dirpath=checkpoint_folder(params, folder),
+        filename=filename,
+        monitor=params.monitor,
+        verbose=params.verbose,
+        save_last=params.save_last,
+        save_top_k=params.save_top_k,
+        save_weights_only=params.save_weights_only,
+        mode=params.mode,
+        auto_insert_metric_name=params.auto_insert_metric_name,
+        every_n_epochs=params.every_n_epochs if by_epochs else None,
+        every_n_train_steps=params.every_n_train_steps,
+        train_time_interval=interval,
+        save_on_train_epoch_end=params.save_on_train_epoch_end,
+    )
+    checkpoints.CHECKPOINT_NAME_LAST = f"{filename}-last"  # NeMo's name
+    checkpoints.save_on_sigterm = options.create_preemption_callback
+    return checkpoints
+
+
+def read_interval(value: object) -> timedelta | None:
+    """NeMo's `{_target_: datetime.timedelta, hours: 1}`; the _target_ may be left out."""
+    if value is None:
+        return None
+    path = "exp_manager.checkpoint_callback_params.train_time_interval"
+    if not isinstance(value, dict) or value.get("_target_", "datetime.timedelta") != "datetime.timedelta":
+        raise ValueError(f"{path}={value!r} must be a mapping of a timedelta's arguments, such as hours: 1")
+    arguments = {key: amount for key, amount in value.items() if key != "_target_"}
+    refuse_unknown_keys(arguments, ("days", "hours", "minutes", "seconds"), path)
+    return timedelta(**arguments)

@@ -1,0 +1,87 @@
+"""Run a function with the config that Hydra composes from a yaml and the command line."""
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from hydra import main as hydra_main
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+
+from utils.config_check import nearest
+from utils.errors import one_line_errors
+
+QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+DIRECTORY_FLAGS = ("--config-path", "-cp", "--config-dir", "-cd")
+ADDED_KEY = re.compile(r"^\+(?!\+)(?P<key>[\w.]+)=")  # +model.encoder.reduction=pooling
+
+
+def hydra_runner(config_path: str = ".", config_name: str | None = None) -> Callable[[Callable], Callable]:
+    """Decorate `task(cfg)`: called without arguments, it reads the command line as NeMo's runner of this name does.
+
+    config_path: folder of the yamls, relative to the file that defines `task`.
+    Beside Hydra's own rules: a relative `--config-path` is looked for from the working directory first; `+key=value`
+    also works on a key that the yaml has already (NeMo's users add keys that stand in our yaml); no output folder, no
+    log file, no change of directory; an error of the user's ends in one line (`utils.errors`).
+    """
+
+    def decorate(task: Callable[[DictConfig], object]) -> Callable:
+        @functools.wraps(task)
+        def run(cfg: DictConfig | None = None) -> object:
+            if cfg is not None:
+                return task(cfg)
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors to us instead of printing several lines
+            folder = Path(task.__code__.co_filename).resolve().parent / config_path
+            sys.argv[1:] = [*command_line(sys.argv[1:], folder), *QUIET]
+            main = hydra_main(version_base="1.3", config_path=str(folder), config_name=config_name)
+            with one_line_errors():
+                try:
+                    return main(guarded)()
+                except HydraException as error:
+                    raise ValueError(explain(error)) from error
+
+        @functools.wraps(task)
+        def guarded(cfg: DictConfig) -> object:
+            with one_line_errors():  # inside Hydra, which would print a line of its own first
+                return task(cfg)
+
+        return run
+
+    return decorate
+
+
+def command_line(arguments: list[str], folder: Path) -> list[str]:
+    """Arguments as Hydra needs them: folders absolute, `+key=` as `++key=` unless it picks an option of a group."""
+    result = []
+    for previous, argument in zip(["", *arguments], arguments):
+        flag, equals, value = argument.partition("=")
+        if previous in DIRECTORY_FLAGS:
+            argument = from_working_directory(argument)
+        elif flag in DIRECTORY_FLAGS and equals:
+            argument = f"{flag}={from_working_directory(value)}"
+        elif (added := ADDED_KEY.match(argument)) and not (folder / added["key"]).is_dir():
+            argument = f"+{argument}"
+        if argument not in QUIET:  # a process that Lightning starts gets our arguments once more
+            result.append(argument)
+    return result
+
+
+def from_working_directory(folder: str) -> str:
+    return str(Path(folder).resolve()) if Path(folder).is_dir() else folder
+
+
+def explain(error: HydraException) -> str:
+    """What went wrong in composing the config, in one line that names the key and its nearest match."""
+    first_line = str(error).partition("\n")[0].rstrip(".")
+    if isinstance(error, MissingConfigException) and error.options:
+        return first_line + nearest(error.missing_cfg_file.rpartition("/")[2], error.options)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: {first_line}"
+    key, parent = getattr(error.__cause__, "full_key", None), getattr(error.__cause__, "parent_node", None)
+    if not key or not OmegaConf.is_dict(parent):
+        return first_line
+    known = [str(name) for name in parent]
+    return f"{key} is not in the config{nearest(key.rpartition('.')[2], known)} (+{key}=... adds a key)"

@@ -1,0 +1,70 @@
+"""Pictures of what a model does, as PNG files. Letters: F mel bins, T frames (10 ms), S steps of the encoder."""
+
+from pathlib import Path
+
+import numpy as np
+
+FRAME_SECONDS = 0.01
+
+
+def save_prediction_picture(
+    path: str | Path,
+    *,
+    clean: np.ndarray,
+    noisy: np.ndarray,
+    is_masked: np.ndarray,
+    true_codes: np.ndarray,
+    guessed_codes: np.ndarray,
+    is_scored: np.ndarray,
+    frames_per_step: int = 8,
+    title: str = "",
+) -> None:
+    """One utterance over time: clean and noisy spectrogram, what was hidden, and the guesses beside the truth.
+
+    clean, noisy: (F, T) log-mel features; is_masked: (T,) bool, hidden frames.
+    true_codes, guessed_codes: (S,) code ids, from 0; is_scored: (S,) bool, the steps that are guessed.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws without a display
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1, 1.3))
+    figure.suptitle(title)
+    hidden = _runs(is_masked)
+
+    top.set_title("clean speech: its codes are to be guessed", loc="left", fontsize=10)
+    _draw_mel(top, clean, None)
+    middle.set_title("what the model gets: noisy speech, hidden in the shaded stretches", loc="left", fontsize=10)
+    _draw_mel(middle, noisy, is_masked)
+
+    seconds = (np.arange(len(true_codes)) + 0.5) * frames_per_step * FRAME_SECONDS
+    right = is_scored & (guessed_codes == true_codes)
+    wrong = is_scored & ~right
+    for start, end in hidden:
+        bottom.axvspan(start * FRAME_SECONDS, end * FRAME_SECONDS, color="0.92")
+    bottom.plot(seconds, true_codes, "s", markersize=7, color="0.6", markerfacecolor="none", label="true code")
+    bottom.plot(seconds[right], guessed_codes[right], "o", markersize=4, color="tab:green", label="guessed right")
+    bottom.plot(seconds[wrong], guessed_codes[wrong], "x", markersize=5, color="tab:red", label="guessed wrong")
+    bottom.set_title(f"{right.sum()} of {is_scored.sum()} hidden codes guessed right", loc="left", fontsize=10)
+    bottom.set(xlabel="seconds", ylabel="code", xlim=(0, clean.shape[1] * FRAME_SECONDS))
+    bottom.legend(loc="upper right", fontsize=8)
+
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=100)
+
+
+def _draw_mel(axes, mel: np.ndarray, is_masked: np.ndarray | None) -> None:
+    num_bins, num_frames = mel.shape
+    extent = (0, num_frames * FRAME_SECONDS, 0, num_bins)
+    low, high = np.percentile(mel, [2, 99])
+    axes.imshow(mel, origin="lower", aspect="auto", extent=extent, vmin=low, vmax=high, cmap="magma")
+    for start, end in [] if is_masked is None else _runs(is_masked):
+        axes.axvspan(start * FRAME_SECONDS, end * FRAME_SECONDS, color="0.75")
+    axes.set_ylabel("mel bin")
+
+
+def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """(first, one past the last) of each stretch of True: (T,) bool."""
+    changes = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
+    return list(zip(changes[::2].tolist(), changes[1::2].tolist()))

@@ -1,0 +1,89 @@
+"""The `trainer` section of a config -> Lightning's Trainer."""
+
+import inspect
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from omegaconf import DictConfig, OmegaConf
+from torch.nn.parallel import DistributedDataParallel
+
+from utils.callbacks import ValidateAtLeastOnce
+from utils.config_check import nearest, refuse_unknown_keys
+from utils.logging import info_once
+from utils.progress import SpeechProgress
+from utils.sync_batchnorm import SyncBatchNormOnAnyDevice
+
+STRATEGIES = {  # `trainer.strategy._target_`: what takes options beyond a name
+    "lightning.pytorch.strategies.DDPStrategy": DDPStrategy,
+    "pytorch_lightning.strategies.DDPStrategy": DDPStrategy,
+}
+NOT_FROM_A_CONFIG = ("callbacks", "plugins")  # objects; exp_manager and this module make them
+GPU_NAMES = ("gpu", "cuda", "mps")
+
+
+def build_trainer(config: DictConfig) -> Trainer:
+    """Lightning's Trainer with our progress bar.
+
+    Beyond Lightning's own reading of the options: `devices: -1` without a GPU is 1; `strategy` may be a mapping that
+    names DDPStrategy and its options; an integer `val_check_interval` counts steps of the optimizer where
+    `check_val_every_n_epoch` is null, and a fraction means epochs there; `sync_batchnorm` works on CPUs.
+    Raises ValueError, in one line, for an unknown key and for a device that isn't there.
+    """
+    options = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    refuse_unknown_keys(options, inspect.signature(Trainer).parameters, "trainer")
+    for key in NOT_FROM_A_CONFIG:
+        if options.pop(key, None) is not None:
+            raise ValueError(f"trainer.{key} can't be set from a config; leave it null")
+    check_accelerator(options.get("accelerator", "auto"))
+    options["devices"] = present_devices(options.get("devices", "auto"), options.get("accelerator", "auto"))
+    if isinstance(options.get("strategy"), dict):
+        options["strategy"] = build_strategy(options["strategy"])
+    plugins = [SyncBatchNormOnAnyDevice()] if options.get("sync_batchnorm") else None
+    callbacks = [ValidateAtLeastOnce()]
+    if options.get("enable_progress_bar", True):
+        callbacks.append(SpeechProgress())
+    return Trainer(**options | validation_interval(options), callbacks=callbacks, plugins=plugins)
+
+
+def check_accelerator(accelerator: str) -> None:
+    if accelerator in GPU_NAMES and not has_gpu():
+        raise ValueError(
+            f"trainer.accelerator={accelerator}: torch {torch.__version__} finds no GPU on this machine; "
+            "take trainer.accelerator=auto or cpu, or install a torch built for your GPU"
+        )
+
+
+def has_gpu() -> bool:
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def present_devices(devices: int | str | list[int], accelerator: str) -> int | str | list[int]:
+    """`devices`, but 1 for NeMo's -1 ('all GPUs') where none will be used."""
+    if str(devices) == "-1" and (accelerator == "cpu" or not has_gpu()):
+        info_once("trainer.devices=-1 means all GPUs; without a GPU it is 1")
+        return 1
+    return devices
+
+
+def build_strategy(options: dict) -> DDPStrategy:
+    """DDPStrategy from a mapping with `_target_`; its other keys are its arguments or DistributedDataParallel's."""
+    target = options.pop("_target_", None)
+    if target not in STRATEGIES:
+        raise ValueError(f"trainer.strategy._target_={target!r} can't be built{nearest(target, STRATEGIES)}")
+    known = {*inspect.signature(STRATEGIES[target]).parameters, *inspect.signature(DistributedDataParallel).parameters}
+    refuse_unknown_keys(options, known - {"kwargs", "module", "device_ids"}, "trainer.strategy")
+    return STRATEGIES[target](**options)
+
+
+def validation_interval(options: dict) -> dict:
+    """Lightning's two options for when to validate.
+
+    Lightning counts batches, not steps of the optimizer, and refuses a fraction without `check_val_every_n_epoch`.
+    """
+    interval, every_n_epochs = options.get("val_check_interval"), options.get("check_val_every_n_epoch", 1)
+    if every_n_epochs is None and isinstance(interval, float):
+        return {"check_val_every_n_epoch": 1}
+    if every_n_epochs is None and isinstance(interval, int):
+        return {"val_check_interval": interval * (options.get("accumulate_grad_batches") or 1)}
+    return {}
