@@ -68,7 +68,8 @@ class Novograd(Optimizer):
             state["step"] = 0
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros((), device=parameter.device)
-            state["max_exp_avg_sq"] = torch.zeros((), device=parameter.device)
+            if group["amsgrad"]:
+                state["max_exp_avg_sq"] = torch.zeros((), device=parameter.device)
         state["step"] += 1
         beta1, beta2 = group["betas"]
 

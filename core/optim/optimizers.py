@@ -1,4 +1,4 @@
-"""Optimizers by name: all of torch's under their lower-case names, as NeMo writes them, and NovoGrad."""
+"""Optimizers by name: all of torch's under their lower-case names, as NeMo writes them, Adan and NovoGrad."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -7,6 +7,7 @@ import torch
 from torch.optim import Optimizer
 
 from core.config import check_arguments, plain
+from core.optim.adan import Adan
 from core.optim.novograd import Novograd
 from utils.config_check import nearest
 
@@ -19,18 +20,18 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     name.lower(): cls
     for name, cls in vars(torch.optim).items()
     if inspect.isclass(cls) and issubclass(cls, Optimizer) and cls is not Optimizer and name.lower() not in UNUSABLE
-} | {"novograd": Novograd}
+} | {"adan": Adan, "novograd": Novograd}
 
 
 def get_optimizer(name: str, path: str = "model.optim") -> type[Optimizer]:
     """The optimizer class of a name. `path`: where the name stands in the config.
 
-    `adafactor` is torch's, whose arguments differ from NeMo's. adan and the optimizers of apex aren't here.
+    `adafactor` is torch's, whose arguments differ from NeMo's. The optimizers of apex aren't here.
     """
     if name in UNUSABLE:
         raise ValueError(f"{path}.name={name!r} can't train this model: {UNUSABLE[name]}; use adamw")
     if name not in OPTIMIZERS:
-        raise ValueError(f"{path}.name={name!r} is not an optimizer{nearest(name, OPTIMIZERS)}")
+        raise ValueError(f"{path}.name={name!r} is not an optimizer{nearest(name.lower(), OPTIMIZERS)}")
     return OPTIMIZERS[name]
 
 

@@ -8,6 +8,8 @@ def count_steps(phase: str, steps: int | None, ratio: float | None, max_steps: i
     """Length of a phase that is given in steps or as a share of `max_steps`; 0 when given as neither."""
     if steps is not None and ratio is not None:
         raise ValueError(f"{phase}_steps={steps} and {phase}_ratio={ratio} are both given: set one of them to null")
+    if min(steps or 0, ratio or 0) < 0:
+        raise ValueError(f"{phase}_{'steps' if ratio is None else 'ratio'}={steps or ratio} must not be negative")
     if ratio is None:
         return steps or 0
     if max_steps is None:
