@@ -22,7 +22,8 @@ class NeuralModule(nn.Module, Typing, Serialization):
 
     def freeze(self) -> None:
         """Stop training: no gradients, evaluation mode. `unfreeze(partial=True)` restores what was trainable."""
-        self._frozen_grad_map = {name: p.requires_grad for name, p in self.named_parameters()}
+        trained = {name: p.requires_grad for name, p in self.named_parameters()}
+        self._frozen_grad_map = getattr(self, "_frozen_grad_map", trained)  # the first freeze knows what was trained
         self.requires_grad_(False)
         self.eval()
 
