@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from parts.preprocessing.segment import check_channel_selector
 from utils.config_check import refuse_unknown_keys
@@ -69,7 +69,7 @@ class DatasetSettings:
     @classmethod
     def from_config(cls, config: Mapping, path: str) -> "DatasetSettings":
         """path: where `config` stands, such as model.train_ds. Raises ValueError, in one line, naming path.key."""
-        values = OmegaConf.to_container(OmegaConf.create(config), resolve=True) if config else {}
+        values = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else dict(config)
         known = {field.name: field for field in fields(cls)}
         refuse_unknown_keys(values, [*known, *NOT_YET, *READS_NO_TEXT], path)
         refuse_unless_neutral(values, NOT_YET, path, "is not supported yet")

@@ -1,0 +1,158 @@
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import data.noise
+from data.noise import is_silent, load_noise_audio, load_noise_manifest, sample_noise
+from parts.preprocessing.segment import BadAudio, load_audio
+
+RATE = 16000
+
+
+@pytest.fixture
+def ramp(tmp_path):
+    """One second whose sample i is (i + 1) / 16001: a crop tells where it was taken."""
+    path = tmp_path / "ramp.wav"
+    soundfile.write(path, np.arange(1, RATE + 1) / (RATE + 1), RATE, subtype="FLOAT")
+    return {"audio_filepath": str(path), "duration": 1.0, "offset": 0.0}
+
+
+def start_of(noise):
+    return round(float(noise[0]) * (RATE + 1)) - 1
+
+
+def test_a_long_noise_gives_a_random_crop_of_the_asked_length(ramp):
+    rng = np.random.default_rng(0)
+    crops = [load_noise_audio(ramp, RATE, 4000, rng=rng) for _ in range(200)]
+    starts = np.array([start_of(noise) for noise, _ in crops])
+    assert all(noise.shape == (4000,) and noise_len == 4000 for noise, noise_len in crops)
+    assert starts.min() < 600 and starts.max() > 11400 and abs(starts.mean() - 6000) < 750  # 3 standard errors
+
+
+def test_a_crop_stays_inside_the_piece_that_the_line_names(ramp):
+    rng = np.random.default_rng(0)
+    piece = ramp | {"offset": 0.5, "duration": 0.25}
+    starts = [start_of(load_noise_audio(piece, RATE, 1600, rng=rng)[0]) for _ in range(50)]
+    assert min(starts) >= 8000 and max(starts) <= 8000 + 4000 - 1600
+
+
+def test_a_short_noise_is_followed_by_zeros_and_its_length_is_its_own(ramp):
+    noise, noise_len = load_noise_audio(ramp, RATE, 20000)
+    assert noise.shape == (20000,) and noise_len == RATE and noise_len.dtype == torch.int64
+    assert start_of(noise) == 0 and not noise[RATE:].any()
+
+
+def test_without_padding_a_short_noise_keeps_its_length(ramp):
+    noise, noise_len = load_noise_audio(ramp, RATE, 20000, pad_to_max=False)
+    assert noise.shape == (RATE,) and noise_len == RATE
+
+
+def test_without_a_length_the_whole_piece_is_loaded(ramp):
+    noise, noise_len = load_noise_audio(ramp | {"offset": 0.75, "duration": None}, RATE)
+    assert start_of(noise) == 12000 and noise_len == 4000
+
+
+@pytest.mark.parametrize(("min_db", "max_db"), [(-90, -46), (-30, -20), (-40, -40)])
+def test_silence_gets_white_noise_between_the_two_levels(tmp_path, min_db, max_db):
+    soundfile.write(tmp_path / "zero.wav", np.zeros(RATE), RATE)
+    rng = np.random.default_rng(0)
+    sample = {"audio_filepath": str(tmp_path / "zero.wav"), "duration": 1.0}
+    levels = []
+    for _ in range(60):
+        options = {"min_white_noise_db": min_db, "max_white_noise_db": max_db, "max_trial": 1}
+        noise, _ = load_noise_audio(sample, RATE, 8000, rng=rng, **options)
+        levels.append(10 * np.log10(np.square(noise.numpy(), dtype=np.float64).mean()))
+    assert min_db - 0.3 < min(levels) and max(levels) < max(max_db - 1, min_db) + 0.3
+    assert np.ptp(levels) > 0.8 * (max_db - min_db - 1)
+
+
+@pytest.mark.parametrize(("offset", "reads"), [(-0.1, 1), (0.0, 1), (0.1, 1), (None, 7)])
+def test_only_silence_is_read_again(tmp_path, monkeypatch, offset, reads):
+    """Noise of negative or zero mean is no silence (NeMo 3.0.0 reads it 100 times); offset None: digital silence."""
+    tone = np.sin(np.arange(RATE)) * 0.01
+    path = tmp_path / "n.wav"
+    soundfile.write(path, np.zeros(RATE) if offset is None else tone - tone.mean() + offset, RATE, subtype="FLOAT")
+    calls = []
+
+    def counting_load(*args, **options):
+        calls.append(args)
+        return load_audio(*args, **options)
+
+    monkeypatch.setattr(data.noise, "load_audio", counting_load)
+    load_noise_audio({"audio_filepath": str(path), "duration": 1.0}, RATE, 8000, max_trial=7)
+    assert len(calls) == reads
+
+
+def test_silence_is_told_by_power():
+    assert is_silent(np.zeros(9, np.float32)) and is_silent(np.full(9, 9e-6, np.float32))
+    assert not is_silent(np.full(9, -1.1e-5, np.float32)) and not is_silent(np.array([1e-3, -1e-3], np.float32))
+
+
+def test_stereo_noise_is_averaged(tmp_path):
+    soundfile.write(tmp_path / "st.wav", np.tile([[0.2, 0.4]], (RATE, 1)), RATE, subtype="FLOAT")
+    noise, _ = load_noise_audio({"audio_filepath": str(tmp_path / "st.wav"), "duration": 1.0}, RATE, 800)
+    torch.testing.assert_close(noise, torch.full((800,), 0.3))
+
+
+def test_an_unreadable_noise_is_replaced_and_counted(ramp, tmp_path):
+    gone = {"audio_filepath": str(tmp_path / "gone.wav"), "duration": 1.0}
+    rejected = []
+    rng = np.random.default_rng(0)
+    noise, noise_len = sample_noise([gone] * 9 + [ramp], RATE, 800, 500, rng=rng, rejected=rejected)
+    assert noise.any() and noise_len == 800
+    assert rejected and {bad.reason for bad in rejected} == {"noise_unreadable"}
+    assert {bad.path for bad in rejected} == {gone["audio_filepath"]}
+
+
+@pytest.mark.parametrize("max_trial", [1, 20])
+def test_after_max_trial_unreadable_noises_there_is_none(tmp_path, max_trial):
+    rejected = []
+    gone = [{"audio_filepath": str(tmp_path / "gone.wav")}]
+    noise, noise_len = sample_noise(gone, RATE, 800, max_trial, rejected=rejected)
+    assert not noise.any() and noise.shape == (800,) and noise_len == 800 and len(rejected) == max_trial
+
+
+def test_without_noise_data_the_noise_is_zeros_of_full_length():
+    noise, noise_len = sample_noise([], RATE, 321)
+    assert noise.shape == (321,) and not noise.any() and noise_len == 321
+
+
+def test_all_lines_are_drawn_equally_often(ramp):
+    lines = [ramp | {"offset": i / 8, "duration": 0.1} for i in range(4)]
+    rng = np.random.default_rng(0)
+    starts = [start_of(sample_noise(lines, RATE, 1600, rng=rng)[0]) for _ in range(400)]
+    counts = np.unique(starts, return_counts=True)[1]
+    assert len(counts) == 4 and abs(counts - 100).max() < 30  # 3.5 standard deviations
+
+
+def test_without_a_generator_numpys_seed_decides(ramp):
+    def draw():
+        np.random.seed(7)
+        return sample_noise([ramp], RATE, 4000)[0]
+
+    assert torch.equal(draw(), draw())
+
+
+def test_load_noise_manifest_resolves_paths_and_reads_missing_durations(tmp_path, ramp):
+    (tmp_path / "m.json").write_text(json.dumps({"audio_filepath": "ramp.wav", "offset": 0.25}), encoding="utf-8")
+    (entry,) = load_noise_manifest(str(tmp_path / "m.json"))
+    assert entry == {"audio_filepath": ramp["audio_filepath"], "duration": 0.75, "offset": 0.25}
+    assert load_noise_manifest([str(tmp_path / "m.json")] * 2) == [entry, entry]
+    assert load_noise_manifest(None) == []
+
+
+def test_an_empty_or_missing_noise_manifest_is_an_error_that_names_the_key(tmp_path):
+    (tmp_path / "m.json").write_text("\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"model\.train_ds\.noise_manifest=.* has no lines"):
+        load_noise_manifest(str(tmp_path / "m.json"))
+    with pytest.raises(FileNotFoundError, match=r"model\.train_ds\.noise_manifest: there is no manifest"):
+        load_noise_manifest("no.json")
+
+
+def test_a_noise_file_that_cannot_be_used_raises_its_reason(tmp_path):
+    with pytest.raises(BadAudio) as caught:
+        load_noise_audio({"audio_filepath": str(tmp_path / "gone.wav")}, RATE, 800)
+    assert caught.value.reason == "unreadable"

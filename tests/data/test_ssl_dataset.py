@@ -1,0 +1,351 @@
+import importlib
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch.utils.data import DataLoader
+
+from core.classes import register_targets
+from data.samplers import Draw
+from data.settings import DatasetSettings
+from data.ssl_dataset import (
+    PAD_AUDIO_MODES,
+    AudioNoiseBatch,
+    AudioNoiseDataset,
+    AudioNoiseItem,
+    audio_noise_dataloader,
+    collate_audio_noise,
+    get_audio_noise_dataset_from_config,
+    pad_audio,
+)
+from parts.batch_types import BadSample
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class HalfNoise:
+    """Stands for a batch augmentor: its work is recognisable, and it can be pickled."""
+
+    def __init__(self, share: float = 0.5):
+        self.share = share
+
+    def __call__(self, batch: AudioNoiseBatch) -> AudioNoiseBatch:
+        noise = batch.noise * self.share
+        mixed = {"noise": noise, "noisy_audio": batch.audio + noise, "noisy_audio_len": batch.audio_len}
+        return replace(batch, **mixed, rejected=())
+
+
+register_targets({"tests.data.HalfNoise": HalfNoise})
+
+
+@pytest.fixture
+def dataset(speech_and_noise):
+    def make(bad=(), **section):
+        return get_audio_noise_dataset_from_config(speech_and_noise(bad, **section))
+
+    return make
+
+
+def same(one: AudioNoiseItem, other: AudioNoiseItem) -> bool:
+    return torch.equal(one.audio, other.audio) and torch.equal(one.noise, other.noise) and one.seed == other.seed
+
+
+# ---------------------------------------------------------------------------------------------------- segment
+
+
+def test_repeat_starts_again_and_zero_appends_zeros():
+    audio = torch.tensor([1.0, 2.0, 3.0])
+    assert pad_audio(audio, 7, "repeat").tolist() == [1, 2, 3, 1, 2, 3, 1]
+    assert pad_audio(audio, 5, "zero").tolist() == [1, 2, 3, 0, 0]
+
+
+@pytest.mark.parametrize("mode", PAD_AUDIO_MODES)
+def test_long_audio_is_left_alone_and_none_becomes_zeros(mode):
+    assert pad_audio(torch.ones(5), 5, mode).tolist() == [1] * 5
+    assert pad_audio(torch.zeros(0), 3, mode).tolist() == [0] * 3
+
+
+def test_an_unknown_pad_mode_is_refused_even_for_long_audio(dataset):
+    with pytest.raises(ValueError, match="pad_audio_mode='loop' is not one of"):
+        pad_audio(torch.ones(5), 3, "loop")
+    with pytest.raises(ValueError, match="pad_audio_mode='loop' is not one of"):
+        dataset(pad_audio_mode="loop")
+
+
+def test_short_utterances_are_padded_to_the_least_length(dataset):
+    lengths = [int(item.audio_len) for item in dataset(min_audio_len_secs=0.35)]
+    assert lengths == [5600, 5600, 6400, 8000, 9600, 11200]
+
+
+# ---------------------------------------------------------------------------------------------------- items
+
+
+def test_an_item_depends_on_seed_epoch_and_index_alone(dataset):
+    ds, again = dataset(), dataset()
+    backwards = [ds[Draw(1, i)] for i in reversed(range(6))][::-1]
+    torch.rand(3), np.random.rand(3)
+    assert all(same(again[Draw(1, i)], backwards[i]) for i in range(6))
+
+
+def test_another_epoch_or_seed_has_the_same_speech_with_other_noise(dataset):
+    items = list(dataset())
+    for others in ([dataset()[Draw(1, i)] for i in range(6)], list(dataset(seed=1))):
+        pairs = list(zip(items, others, strict=True))
+        assert all(torch.equal(one.audio, other.audio) for one, other in pairs)
+        assert not any(one.seed == other.seed for one, other in pairs)
+        assert sum(not torch.equal(one.noise, other.noise) for one, other in pairs) >= 3
+
+
+def test_a_plain_index_means_epoch_zero_and_iteration_ends(dataset):
+    ds = dataset()
+    assert same(ds[3], ds[Draw(0, 3)])
+    assert len(list(ds)) == len(ds) == 6
+
+
+def test_noise_has_the_length_of_the_audio_and_zeros_without_a_manifest(dataset):
+    for item in dataset():
+        assert item.noise.shape == item.audio.shape and 0 < item.noise_len <= item.audio_len
+    item = dataset(noise_manifest=None)[0]
+    assert not item.noise.any() and item.noise_len == item.audio_len
+
+
+def test_a_data_set_and_its_collate_survive_pickling_as_spawned_workers_need(dataset):
+    ds = dataset()
+    collate = pickle.loads(pickle.dumps(ds.collate_fn))
+    assert same(pickle.loads(pickle.dumps(ds))[2], ds[2])
+    assert torch.equal(collate([ds[2]]).noisy_audio, ds.collate_fn([ds[2]]).noisy_audio)
+
+
+# ---------------------------------------------------------------------------------------------------- collate
+
+
+def test_collate_pads_to_the_longest_and_adds_the_noise(dataset):
+    ds = dataset()
+    batch = ds.collate_fn([ds[1], ds[4]])
+    assert batch.sample_id == ["1", "4"]
+    assert batch.audio.shape == batch.noise.shape == batch.noisy_audio.shape == (2, 9600)
+    assert batch.audio_len.tolist() == [4800, 9600] and torch.equal(batch.noisy_audio_len, batch.audio_len)
+    assert torch.equal(batch.audio[0, :4800], ds[1].audio) and not batch.audio[0, 4800:].any()
+    assert torch.equal(batch.noise[1], ds[4].noise) and not batch.noise[0, 4800:].any()
+    assert torch.equal(batch.noisy_audio, batch.audio + batch.noise)
+    assert batch.seeds.tolist() == [ds[1].seed, ds[4].seed] and batch.seeds.dtype == torch.int64
+
+
+def test_a_noisy_utterance_is_as_long_as_the_clean_one_when_the_noise_is_shorter():
+    item = AudioNoiseItem("0", torch.ones(4), torch.tensor(4), torch.ones(4), torch.tensor(2), seed=1)
+    batch = collate_audio_noise([item])
+    assert batch.noise_len.tolist() == [2] and batch.noisy_audio_len.tolist() == [4]
+
+
+def test_noise_longer_than_the_batch_is_cut():
+    item = AudioNoiseItem("0", torch.ones(4), torch.tensor(4), torch.ones(9), torch.tensor(9), seed=1)
+    batch = collate_audio_noise([item])
+    assert batch.noise.shape == (1, 4) and batch.noise_len.tolist() == [4]
+
+
+def test_the_batch_augmentor_does_the_mixing(dataset):
+    ds = dataset()
+    items = [ds[0], ds[1]]
+    plain, mixed = collate_audio_noise(items), collate_audio_noise(items, HalfNoise())
+    assert torch.equal(mixed.noise, 0.5 * plain.noise)
+    assert torch.equal(mixed.noisy_audio, plain.audio + 0.5 * plain.noise)
+
+
+def test_bad_samples_are_left_out_and_listed_whatever_the_augmentor_returns(dataset):
+    ds = dataset(bad=(1,))
+    assert isinstance(ds[1], BadSample) and ds[1].reason == "unreadable"
+    batch = collate_audio_noise([ds[0], ds[1], None, ds[2]], HalfNoise())
+    assert len(batch) == 2 and batch.audio.shape[0] == 2
+    (bad,) = batch.rejected
+    assert Path(bad.path).name == "s1.wav" and bad.reason == "unreadable"
+
+
+def test_unusable_noise_files_are_listed_too(dataset, tmp_path):
+    ds = dataset()
+    (tmp_path / "n0.wav").write_bytes(b"no audio")
+    (tmp_path / "n1.wav").write_bytes(b"no audio")
+    batch = ds.collate_fn([ds[0]])
+    assert len(batch) == 1 and not batch.noise.any()
+    assert len(batch.rejected) == 20 and {bad.reason for bad in batch.rejected} == {"noise_unreadable"}
+
+
+@pytest.mark.parametrize("drawn", [[BadSample("a.wav", "empty", "no samples")], [None, None]])
+def test_a_batch_of_bad_samples_alone_is_empty_and_skips_the_augmentor(drawn):
+    batch = collate_audio_noise(drawn, batch_augmentor=lambda batch: 1 / 0)
+    assert len(batch) == 0 and len(batch.rejected) == sum(isinstance(bad, BadSample) for bad in drawn)
+    assert batch.noisy_audio.shape == (0, 0) and batch.noisy_audio_len.shape == batch.seeds.shape == (0,)
+
+
+# ---------------------------------------------------------------------------------------------------- loader
+
+
+def batches(loader: DataLoader, epoch: int = 0) -> list[AudioNoiseBatch]:
+    loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def test_batches_are_the_same_for_any_number_of_workers(speech_and_noise):
+    alone = audio_noise_dataloader(speech_and_noise(bad=(2,)))
+    helped = audio_noise_dataloader(speech_and_noise(bad=(2,), num_workers=2))
+    for epoch in range(2):  # the second epoch reaches workers that live on
+        one, two = batches(alone, epoch), batches(helped, epoch)
+        assert [b.sample_id for b in one] == [b.sample_id for b in two] and len(one) == 3
+        assert all(torch.equal(a.noisy_audio, b.noisy_audio) and a.rejected == b.rejected for a, b in zip(one, two))
+
+
+def test_a_loader_leaves_the_global_generators_alone(speech_and_noise):
+    loader = audio_noise_dataloader(speech_and_noise())
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    list(loader)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)
+
+
+def test_training_changes_with_the_epoch_and_evaluation_does_not(speech_and_noise):
+    for training in (True, False):
+        loader = audio_noise_dataloader(speech_and_noise(shuffle=False, batch_size=6), training=training)
+        (first,), (second,) = batches(loader, 0), batches(loader, 1)
+        assert torch.equal(first.noise, second.noise) is not training
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_share_an_epoch_and_make_equally_many_batches(speech_and_noise, world_size, drop_last):
+    section = speech_and_noise(drop_last=drop_last, batch_size=1)
+    ranks = [batches(audio_noise_dataloader(section, global_rank=r, world_size=world_size)) for r in range(world_size)]
+    assert len({len(rank) for rank in ranks}) == 1
+    seen = [name for rank in ranks for batch in rank for name in batch.sample_id]
+    assert len(seen) == len(set(seen)) == (6 // world_size * world_size if drop_last else 6)
+
+
+def test_drop_last_leaves_out_the_last_short_batch(speech_and_noise):
+    assert [len(b) for b in audio_noise_dataloader(speech_and_noise(batch_size=4))] == [4, 2]
+    assert [len(b) for b in audio_noise_dataloader(speech_and_noise(batch_size=4, drop_last=True))] == [4]
+
+
+def test_too_few_utterances_for_one_batch_is_an_error_with_the_remedy(speech_and_noise):
+    section = speech_and_noise(batch_size=4, drop_last=True)
+    with pytest.raises(ValueError, match=r"6 utterances over 2 ranks don't fill one batch of batch_size=4; lower"):
+        audio_noise_dataloader(section, world_size=2)
+
+
+@pytest.mark.parametrize("manifest", [None, "???"])
+def test_training_needs_a_manifest_and_evaluation_may_do_without(speech_and_noise, manifest):
+    section = speech_and_noise(manifest_filepath=manifest)
+    with pytest.raises(ValueError, match=r"model\.train_ds\.manifest_filepath is not set.*prepare_dummy_ssl_data"):
+        audio_noise_dataloader(section)
+    if manifest is None:
+        assert audio_noise_dataloader(section, training=False, path="model.validation_ds") is None
+        assert get_audio_noise_dataset_from_config(section, 0, 1) is None
+
+
+# ---------------------------------------------------------------------------------------------------- options
+
+
+def everything(section: dict) -> list:
+    """All that a section decides about the batches of two epochs."""
+    loader = audio_noise_dataloader(section)
+    return [
+        (batch.sample_id, batch.audio_len.tolist(), batch.noisy_audio.tolist(), batch.seeds.tolist())
+        for epoch in range(2)
+        for batch in batches(loader, epoch)
+    ]
+
+
+CHANGES = {
+    "noise_manifest": None,
+    "sample_rate": 8000,
+    "batch_size": 3,
+    "shuffle": False,
+    "drop_last": True,
+    "min_duration": 0.45,
+    "max_duration": 0.55,
+    "trim_silence": True,
+    "int_values": True,
+    "channel_selector": 1,
+    "batch_augmentor": {"_target_": "tests.data.HalfNoise", "share": 0.25},
+    "seed": 1,
+    "min_audio_len_secs": 0.4,
+    "pad_audio_mode": "zero",
+    "normalize_db": -30.0,
+}
+CHANGE_NO_BATCH = {"manifest_filepath", "num_workers", "pin_memory"}  # speed alone, or tested above
+
+
+@pytest.mark.parametrize("option", CHANGES)
+def test_every_option_changes_the_batches(speech_and_noise, tmp_path, option):
+    section = speech_and_noise(batch_size=4)
+    rng = np.random.default_rng(1)
+    stereo = rng.standard_normal((4800, 2)) * [2.0, 0.1]  # beyond full scale, with silence at the start
+    stereo[:2400] = 0
+    soundfile.write(tmp_path / "s1.wav", stereo, 16000, subtype="FLOAT")
+    assert everything(section) == everything(section)
+    assert everything(section | {option: CHANGES[option]}) != everything(section)
+
+
+def test_the_options_above_are_all_there_are():
+    assert set(CHANGES) | CHANGE_NO_BATCH == set(DatasetSettings.__dataclass_fields__)
+
+
+def test_pin_memory_reaches_the_loader_where_there_is_cuda(speech_and_noise, monkeypatch):
+    for has_cuda in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda answer=has_cuda: answer)
+        assert audio_noise_dataloader(speech_and_noise(pin_memory=True)).pin_memory is has_cuda
+        assert audio_noise_dataloader(speech_and_noise(pin_memory=False)).pin_memory is False
+
+
+def test_a_wrong_augmentor_option_is_named_with_its_path(speech_and_noise):
+    section = speech_and_noise(batch_augmentor={"_target_": "tests.data.HalfNoise", "shares": 1})
+    with pytest.raises(ValueError, match=r"model\.train_ds\.batch_augmentor\.shares .*did you mean 'share'"):
+        audio_noise_dataloader(section)
+
+
+@pytest.mark.parametrize("option", ["labels", "parser", "normalize", "augmentor", "return_sample_id"])
+def test_the_constructor_refuses_by_name_what_would_have_no_effect(speech_and_noise, option):
+    manifest = speech_and_noise()["manifest_filepath"]
+    with pytest.raises(ValueError, match=f"AudioNoiseDataset.{option}='x' "):
+        AudioNoiseDataset(manifest_filepath=manifest, sample_rate=16000, **{option: "x"})
+
+
+def test_max_utts_keeps_the_first_utterances(speech_and_noise):
+    manifest = speech_and_noise()["manifest_filepath"]
+    options = {"manifest_filepath": manifest, "sample_rate": 16000, "min_duration": 0.25}
+    assert [len(AudioNoiseDataset(**options, max_utts=n)) for n in (0, 2, 99)] == [5, 2, 5]
+    assert AudioNoiseDataset(**options, max_utts=2).utterances[0].audio_filepath.endswith("s1.wav")
+
+
+# ---------------------------------------------------------------------------------------------------- real data
+
+
+def test_real_speech_of_many_formats_collates(shared_data):
+    manifests = shared_data / "manifests"
+    ds = AudioNoiseDataset(
+        noise_manifest=str(manifests / "noise_val.json"),
+        manifest_filepath=str(manifests / "speech_val.json"),
+        sample_rate=16000,
+        max_duration=16.7,
+    )
+    batch = ds.collate_fn([ds[i] for i in range(0, len(ds), 4)])
+    assert len(batch) == len(range(0, len(ds), 4)) and batch.rejected == ()
+    assert torch.isfinite(batch.noisy_audio).all() and batch.noise.any(dim=1).all()
+
+
+def test_golden_data_sets_equal_nemo(golden, monkeypatch):
+    """Of group 8, the kinds that exist: data sets, noise, padding modes."""
+    monkeypatch.syspath_prepend(golden)
+    check, cases_lib = importlib.import_module("check"), importlib.import_module("cases_lib")
+    records = [*golden.glob("8_dataset*/*.json"), *golden.glob("8_pad_audio/*.json")]
+    for record in records:
+        case, given, expected = check.load_case(str(golden), str(record))
+        case["_root"] = str(golden)
+        found, meta = cases_lib.run_case(cases_lib.Api(ROOT), case, given)
+        result = check.Result()
+        check.CHECKS.get(case["kind"], check.chk_default)(
+            result, case, given, found, meta, expected, case["expected_meta"]
+        )
+        assert not result.fail, f"{record.name}: {result.fail}"
+    assert len(records) >= 8
