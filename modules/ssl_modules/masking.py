@@ -1,5 +1,6 @@
 """What the model must not see: random blocks of frames, replaced by one embedding."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -131,6 +132,10 @@ class RandomBlockMasking(NeuralModule):
         needs_shrink = (blocks + 1) * self.block_size > lengths
         size = torch.where(needs_shrink, lengths // (blocks + 1), self.block_size).clamp(min=1).unsqueeze(1)
         slots = lengths.unsqueeze(1) // size - 1  # one slot is left free for the offset
+        if self._seeds is None:
+            # float32 rounds some whole quotients up, and NeMo takes it back only where the batch is no wider
+            widest = math.ceil(max_length * self.mask_prob / self.block_size)
+            blocks = blocks.clamp(max=max(widest, self.min_masks))
 
         scores = self._uniform(lengths, max_length, stream=1).masked_fill(frames >= slots, -torch.inf)
         offset = (self._uniform(lengths, 1, stream=2) * size).long()

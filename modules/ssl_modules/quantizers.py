@@ -32,8 +32,8 @@ class RandomProjectionVectorQuantizer(NeuralModule):
 
     Where this differs from NeMo 3.0.0, on purpose:
     - Scores are products, made in chunks of at most MAX_SCORES numbers (NeMo holds (B, T, Q, C, V) float64).
-    - Projection and scores are float64 also under autocast and in half-precision models, so that neither the
-      precision of a run nor the other items of a batch move a token; on devices without float64, float32.
+    - Projection and scores are float64 whatever the features are, also under autocast, so that neither rounding
+      nor the other items of a batch move a token; on devices without float64, float32.
     - `codebooks` stays float64 through `.half()`, `.bfloat16()` and `.float()`, so every checkpoint holds it exactly.
     - `xq` of several books is book by book; NeMo mixes codes of different steps and books.
     - "cosine" works without casting the module (NeMo multiplies float32 with float64, which raises).
@@ -115,6 +115,7 @@ class RandomProjectionVectorQuantizer(NeuralModule):
         precision = torch.float32 if steps.device.type in WITHOUT_FLOAT64 else torch.float64
         codebooks = self.codebooks.to(steps.device, precision)
 
+        # autocast would leave float64 alone, but not the float32 of devices without it
         with torch.no_grad(), torch.autocast(steps.device.type, enabled=False):
             xid = best_codes(
                 steps.flatten(0, 1), self.proj.weight.to(precision), codebooks, SCORE_OFFSETS[self.dist_fn](codebooks)
