@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from core.classes.dataloaders import Dataloaders
+from core.classes.metrics import SampleMeans
 from core.classes.module import NeuralModule
 from core.optim import build_optimizer, build_scheduler
 
@@ -33,6 +34,7 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
         self.save_hyperparameters({"cfg": OmegaConf.to_container(self._cfg)})
         self._optimizer: Optimizer | None = None
         self._scheduler: dict | None = None
+        self._means = SampleMeans()
         if trainer is not None:
             self.set_trainer(trainer)
 
@@ -138,24 +140,21 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
         self._evaluate("test", batch, dataloader_idx)
 
     def _evaluate(self, stage: str, batch: object, dataloader_idx: int) -> None:
-        """Log `val_loss` and the like: means over all samples of the epoch, on all ranks.
-
-        NeMo averages over batches, so that a short last batch counts as much as a full one.
-        """
+        """Add the metrics of a batch to the means of the epoch; an empty batch has none."""
         if len(batch) == 0:
             return
         for metric, value in self.evaluation_step(batch).items():
             for name in self.logged_names(stage, f"{stage}_{metric}", dataloader_idx):
-                self.log(
-                    name,
-                    value,
-                    on_step=False,
-                    on_epoch=True,
-                    sync_dist=True,
-                    add_dataloader_idx=False,
-                    batch_size=len(batch),
-                    prog_bar=name == f"{stage}_loss",
-                )
+                self._means.add(name, value, len(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val_loss` and the like."""
+        for name, mean in self._means.pop().items():
+            self.log(name, mean, prog_bar=name == "val_loss")
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test_loss` and the like."""
+        self.log_dict(self._means.pop())
 
     # checkpoints
 

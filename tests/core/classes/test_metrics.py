@@ -1,0 +1,47 @@
+"""Means over samples, batches and ranks."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from core.classes.metrics import SampleMeans
+
+
+def test_every_sample_counts_once():
+    means = SampleMeans()
+    means.add("loss", torch.tensor(1.0), 4)
+    means.add("loss", torch.tensor(6.0), 1)
+    means.add("accuracy", torch.tensor(0.5), 2)
+    assert means.pop() == {"accuracy": 0.5, "loss": 2.0}
+
+
+def test_each_epoch_starts_over():
+    means = SampleMeans()
+    means.add("loss", torch.tensor(1.0), 4)
+    means.pop()
+    assert means.pop() == {}
+    means.add("loss", torch.tensor(3.0), 1)
+    assert means.pop() == {"loss": 3.0}
+
+
+def test_half_precision_sums_are_kept_in_single():
+    means = SampleMeans()
+    for _ in range(5000):
+        means.add("loss", torch.tensor(1.0, dtype=torch.bfloat16), 1)
+    assert means.pop() == {"loss": 1.0}
+
+
+def rank_main(rank: int, store: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    means = SampleMeans()
+    if rank == 0:
+        means.add("first", torch.tensor(3.0), 1)
+    means.add("both", torch.tensor(float(rank)), 1 + 2 * rank)
+    assert means.pop() == {"both": 0.75, "first": 3.0}
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_agree_also_when_one_saw_no_samples_of_a_set(tmp_path):
+    mp.spawn(rank_main, args=(str(tmp_path / "store"),), nprocs=2)
