@@ -16,6 +16,7 @@ from utils.errors import one_line_errors
 
 QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 DIRECTORY_FLAGS = ("--config-path", "-cp", "--config-dir", "-cd")
+VALUE_FLAGS = ("--config-name", "-cn", "--cfg", "-c", "--package", "-p")
 ADDED_KEY = re.compile(r"^\+(?!\+)(?P<key>[\w.]+)=")  # +model.encoder.reduction=pooling
 
 
@@ -54,19 +55,20 @@ def hydra_runner(config_path: str = ".", config_name: str | None = None) -> Call
 
 
 def command_line(arguments: list[str], folder: Path) -> list[str]:
-    """Arguments as Hydra needs them: folders absolute, `+key=` as `++key=` unless it picks an option of a group."""
-    result = []
+    """Arguments as Hydra needs them: flags first, folders absolute, `+key=` as `++key=` unless `key` is a group."""
+    flags, overrides = [], []
     for previous, argument in zip(["", *arguments], arguments):
-        flag, equals, value = argument.partition("=")
+        name, equals, value = argument.partition("=")
         if previous in DIRECTORY_FLAGS:
-            argument = from_working_directory(argument)
-        elif flag in DIRECTORY_FLAGS and equals:
-            argument = f"{flag}={from_working_directory(value)}"
-        elif (added := ADDED_KEY.match(argument)) and not (folder / added["key"]).is_dir():
-            argument = f"+{argument}"
-        if argument not in QUIET:  # a process that Lightning starts gets our arguments once more
-            result.append(argument)
-    return result
+            flags.append(from_working_directory(argument))
+        elif name in DIRECTORY_FLAGS and equals:
+            flags.append(f"{name}={from_working_directory(value)}")
+        elif argument.startswith("-") or previous in VALUE_FLAGS:
+            flags.append(argument)
+        elif argument not in QUIET:  # a process that Lightning starts gets our arguments once more
+            added = ADDED_KEY.match(argument)
+            overrides.append(f"+{argument}" if added and not (folder / added["key"]).is_dir() else argument)
+    return flags + overrides
 
 
 def from_working_directory(folder: str) -> str:

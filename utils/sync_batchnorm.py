@@ -1,8 +1,8 @@
-"""Batch norm whose statistics are those of all ranks together, on CPUs too, where torch's refuses to run."""
+"""Batch norm whose statistics are those of all ranks together, on CPUs, where torch's SyncBatchNorm refuses to run."""
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
+from lightning.pytorch.plugins.layer_sync import LayerSync
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -23,22 +23,18 @@ class SumOverRanks(torch.autograd.Function):
         return total
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """torch's SyncBatchNorm, its parameters, buffers and numbers, but a CPU may run it too.
+class SyncBatchNorm(_BatchNorm):
+    """Parameters, buffers and numbers of torch's SyncBatchNorm, from any process group.
 
-    On CPUs the batches of all ranks are normalised as one, so ranks may hold different numbers of items and of
+    In training the batches of all ranks are normalised as one, so ranks may hold different numbers of items and of
     frames; one process with the joined batch gives the same outputs, gradients and running statistics.
+    No subclass of torch's, which DistributedDataParallel refuses on CPUs.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, ...) -> (B, C, ...)"""
-        if x.device.type != "cpu":
+        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(x)
-        if self.training and dist.is_initialized() and dist.get_world_size() > 1:
-            return self._forward_over_ranks(x)
-        return _BatchNorm.forward(self, x)
-
-    def _forward_over_ranks(self, x: Tensor) -> Tensor:
         other_axes = [axis for axis in range(x.dim()) if axis != 1]
         per_channel = [-1 if axis == 1 else 1 for axis in range(x.dim())]
         values = x.float()
@@ -54,6 +50,9 @@ class SyncBatchNorm(nn.SyncBatchNorm):
             normalised = normalised * self.weight.view(per_channel) + self.bias.view(per_channel)
         return normalised.to(x.dtype)
 
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of axes will do."""
+
     def _update_running(self, mean: Tensor, unbiased_variance: Tensor) -> None:
         if not self.track_running_stats:
             return
@@ -63,12 +62,20 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         self.running_var.lerp_(unbiased_variance, share)
 
 
-class SyncBatchNormOnAnyDevice(TorchSyncBatchNorm):
-    """What `trainer.sync_batchnorm: true` puts into the model when several processes train; undone after the fit."""
+class SyncBatchNormOnCpu(LayerSync):
+    """What `trainer.sync_batchnorm: true` means for several processes on CPUs: while they fit, batch norms are synced.
+
+    A layer keeps its parameters and buffers and changes its class, so state dicts and optimizers see no difference.
+    """
 
     def apply(self, model: nn.Module) -> nn.Module:
-        model = super().apply(model)
-        for module in model.modules():
-            if type(module) is nn.SyncBatchNorm:
-                module.__class__ = SyncBatchNorm  # the same parameters and buffers, another forward on CPUs
+        for layer in model.modules():
+            if isinstance(layer, _BatchNorm):
+                layer._class_alone, layer.__class__ = layer.__class__, SyncBatchNorm
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        for layer in model.modules():
+            if isinstance(layer, SyncBatchNorm):
+                layer.__class__ = layer._class_alone
         return model

@@ -1,6 +1,8 @@
 """The `trainer` section of a config -> Lightning's Trainer."""
 
 import inspect
+import logging
+import warnings
 
 import torch
 from lightning.pytorch import Trainer
@@ -12,13 +14,19 @@ from utils.callbacks import ValidateAtLeastOnce
 from utils.config_check import nearest, refuse_unknown_keys
 from utils.logging import info_once
 from utils.progress import SpeechProgress
-from utils.sync_batchnorm import SyncBatchNormOnAnyDevice
+from utils.sync_batchnorm import SyncBatchNormOnCpu
 
 STRATEGIES = {  # `trainer.strategy._target_`: what takes options beyond a name
     "lightning.pytorch.strategies.DDPStrategy": DDPStrategy,
     "pytorch_lightning.strategies.DDPStrategy": DDPStrategy,
 }
 NOT_FROM_A_CONFIG = ("callbacks", "plugins")  # objects; exp_manager and this module make them
+HARMLESS = (  # Lightning's warnings about what is meant to be so
+    ".*isinstance.treespec, LeafSpec.. is deprecated",
+    "Found .* module.s. in eval mode at the start of training",  # frozen quantizer and mask embedding
+    "Checkpoint directory .* exists and is not empty",  # resume_if_exists
+    "The number of training batches .* is smaller than the logging interval",  # steps are counted across epochs
+)
 GPU_NAMES = ("gpu", "cuda", "mps")
 
 
@@ -39,11 +47,25 @@ def build_trainer(config: DictConfig) -> Trainer:
     options["devices"] = present_devices(options.get("devices", "auto"), options.get("accelerator", "auto"))
     if isinstance(options.get("strategy"), dict):
         options["strategy"] = build_strategy(options["strategy"])
-    plugins = [SyncBatchNormOnAnyDevice()] if options.get("sync_batchnorm") else None
+    plugins = None
+    if options.get("sync_batchnorm") and not will_use_gpu(options.get("accelerator", "auto")):
+        options["sync_batchnorm"], plugins = False, [SyncBatchNormOnCpu()]
     callbacks = [ValidateAtLeastOnce()]
     if options.get("enable_progress_bar", True):
         callbacks.append(SpeechProgress())
+    silence_lightning()
     return Trainer(**options | validation_interval(options), callbacks=callbacks, plugins=plugins)
+
+
+def silence_lightning() -> None:
+    """No warnings about what is meant to be so, no advertisement."""
+    for message in HARMLESS:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
+
+
+def is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage()
 
 
 def check_accelerator(accelerator: str) -> None:
@@ -58,9 +80,13 @@ def has_gpu() -> bool:
     return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
+def will_use_gpu(accelerator: str) -> bool:
+    return accelerator != "cpu" and has_gpu()
+
+
 def present_devices(devices: int | str | list[int], accelerator: str) -> int | str | list[int]:
     """`devices`, but 1 for NeMo's -1 ('all GPUs') where none will be used."""
-    if str(devices) == "-1" and (accelerator == "cpu" or not has_gpu()):
+    if str(devices) == "-1" and not will_use_gpu(accelerator):
         info_once("trainer.devices=-1 means all GPUs; without a GPU it is 1")
         return 1
     return devices
