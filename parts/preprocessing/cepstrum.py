@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from parts.lengths import is_padding
 from parts.preprocessing.mel import mel_filterbank
-from parts.preprocessing.normalization import valid_positions
 from parts.preprocessing.windows import build_window, resolve_n_fft
 
 LOG_OFFSET = 1e-6
@@ -17,12 +17,13 @@ DYNAMIC_RANGE_DB = 80.0
 class MelCepstrum(nn.Module):
     """(B, N) samples -> (B, n_mfcc, T): power STFT, HTK mel filters, logarithm, discrete cosine transform (type II).
 
-    log: natural logarithm of mel + 1e-6; else decibels, cut 80 dB below the loudest valid value of the item.
+    log: natural logarithm of mel + 1e-6; else decibels, cut 80 dB below the loudest value of the item.
     norm: "ortho" for an orthonormal transform, or None. Buffer names are those of torchaudio's MFCC.
 
     Every item gets the numbers that torchaudio gives for it alone: its end is reflected where it is, and padding
     is neither seen nor counted. In NeMo 3.0.0 an item's last frames, and in decibels all of them, change with
-    the items it is batched with.
+    the items it is batched with. torchaudio shifts the filters a little for an odd sample rate or n_fft
+    (rounded Nyquist frequency); here they stand where their frequencies are.
     Source: torchaudio 2.9 `MFCC`, which NeMo 3.0.0 holds a copy of.
     """
 
@@ -52,8 +53,13 @@ class MelCepstrum(nn.Module):
         self.hop_length = n_window_stride
         self.log = log
         filters = mel_filterbank(
-            sample_rate=sample_rate, n_fft=self.n_fft, num_filters=n_mels,
-            low_hz=lowfreq, high_hz=highfreq, norm=None, scale="htk",
+            sample_rate=sample_rate,
+            n_fft=self.n_fft,
+            num_filters=n_mels,
+            low_hz=lowfreq,
+            high_hz=highfreq,
+            norm=None,
+            scale="htk",
         )
         self.register_buffer("dct_mat", cosine_transform(n_mfcc, n_mels, norm))
         self.MelSpectrogram = nn.Module()
@@ -70,10 +76,14 @@ class MelCepstrum(nn.Module):
             frames = torch.div(lengths + self.hop_length - 1, self.hop_length, rounding_mode="floor").long()
             power = self._power(reflect_ends(x, lengths, self.n_fft // 2))              # (B, n_fft // 2 + 1, T)
             mel = self.MelSpectrogram.mel_scale.fb.float().T @ power                    # (B, F, T)
-            valid = valid_positions(mel, frames)[:, None]                               # (B, 1, T)
-            level = torch.log(mel + LOG_OFFSET) if self.log else decibels(mel, valid)
+            padding = is_padding(frames, mel.shape[-1])[:, None]                        # (B, 1, T)
+            if self.log:
+                level = torch.log(mel + LOG_OFFSET)
+            else:
+                unheard = is_padding(lengths // self.hop_length + 1, mel.shape[-1])     # centred beyond the end
+                level = decibels(mel, unheard[:, None])
             cepstrum = self.dct_mat.float().T @ level                                   # (B, n_mfcc, T)
-            return cepstrum.masked_fill(~valid, 0.0), frames
+            return cepstrum.masked_fill(padding, 0.0), frames
 
     def _power(self, x: Tensor) -> Tensor:
         spectrum = torch.stft(
@@ -101,10 +111,10 @@ def reflect_ends(x: Tensor, lengths: Tensor, amount: int) -> Tensor:
     return padded.masked_fill(position >= lengths[:, None] + amount, 0.0)
 
 
-def decibels(power: Tensor, valid: Tensor) -> Tensor:
-    """(B, F, T) power -> dB, at most 80 dB below the largest valid value of the item. valid: (B, 1, T)."""
+def decibels(power: Tensor, unheard: Tensor) -> Tensor:
+    """(B, F, T) power -> dB, at most 80 dB below the largest value of the item in frames not `unheard` (B, 1, T)."""
     level = 10.0 * torch.log10(power.clamp(min=POWER_FLOOR))
-    loudest = level.masked_fill(~valid, -math.inf).amax((1, 2), keepdim=True)
+    loudest = level.masked_fill(unheard, -math.inf).amax((1, 2), keepdim=True)
     return torch.maximum(level, loudest - DYNAMIC_RANGE_DB)
 
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from parts.draws import as_generator, draw_uniform
+from parts.lengths import is_padding
 from parts.preprocessing.mel import mel_filterbank
-from parts.preprocessing.normalization import build_normalization, valid_positions
+from parts.preprocessing.normalization import build_normalization
 from parts.preprocessing.windows import build_window, resolve_n_fft
 from utils.logging import warn_once
 
@@ -59,17 +60,7 @@ class FilterbankFeatures(nn.Module):
         super().__init__()
         refuse_removed(stft_exact_pad=stft_exact_pad, stft_conv=stft_conv)
         n_fft = resolve_n_fft(n_fft, n_window_size, n_window_stride)
-        if exact_pad and n_window_stride % 2:
-            raise ValueError(
-                f"preprocessor.exact_pad=True needs an even stride, not {n_window_stride} samples: the same number "
-                "of zeros stands on both sides"
-            )
-        if frame_splicing < 1:
-            raise ValueError(f"preprocessor.frame_splicing={frame_splicing} must be at least 1 (1: no splicing)")
-        if log_zero_guard_type not in LOG_GUARDS:
-            raise ValueError(f"preprocessor.log_zero_guard_type={log_zero_guard_type!r} is not one of {[*LOG_GUARDS]}")
-        if not (pad_to == "max" or isinstance(pad_to, int)):
-            raise ValueError(f"preprocessor.pad_to={pad_to!r} must be a number of frames (0: no padding) or 'max'")
+        check_options(n_window_stride, log_zero_guard_type, pad_to, frame_splicing, exact_pad)
 
         self.sample_rate = sample_rate
         self.win_length = n_window_size
@@ -99,8 +90,12 @@ class FilterbankFeatures(nn.Module):
             )
 
         filters = mel_filterbank(
-            sample_rate=sample_rate, n_fft=n_fft, num_filters=nfilt,
-            low_hz=lowfreq, high_hz=highfreq or None, norm=mel_norm,
+            sample_rate=sample_rate,
+            n_fft=n_fft,
+            num_filters=nfilt,
+            low_hz=lowfreq,
+            high_hz=highfreq or None,
+            norm=mel_norm,
         )
         self.register_buffer("window", build_window(window, n_window_size, periodic=False))
         self.register_buffer("fb", torch.from_numpy(filters)[None])
@@ -138,13 +133,13 @@ class FilterbankFeatures(nn.Module):
             # NeMo's splicing concatenates every frame with itself and never with its neighbours: kept, so that
             # sizes and numbers are those of its checkpoints.
             features = features.repeat(1, self.frame_splicing, 1)        # (B, F * frame_splicing, T)
-            valid = valid_positions(features, frames)[:, None]           # (B, 1, T)
-            features = self._normalize(features, valid).masked_fill(~valid, self.pad_value)
+            padding = is_padding(frames, features.shape[-1])[:, None]    # (B, 1, T)
+            features = self._normalize(features, padding).masked_fill(padding, self.pad_value)
             return self._padded(features), frames
 
     def _waveform(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Silence the padding, add the zeros of exact_pad, then dither (in training) and pre-emphasis."""
-        x = x.masked_fill(~valid_positions(x, lengths), 0.0)
+        x = x.masked_fill(is_padding(lengths, x.shape[1]), 0.0)
         if self.stft_pad_amount is not None:
             # At least one frame must fit, also where all audio is shorter than the stride.
             missing = max(0, self.n_fft - 2 * self.stft_pad_amount - x.shape[1])
@@ -155,7 +150,7 @@ class FilterbankFeatures(nn.Module):
             x = torch.cat((x[:, :1], x[:, 1:] - self.preemph * x[:, :-1]), dim=1)
             # With exact_pad the audio has moved `stft_pad_amount` to the right, yet NeMo 3.0.0 cuts at the old
             # length and so drops as many samples of its end. Models are trained on that: kept.
-            x = x.masked_fill(~valid_positions(x, lengths), 0.0)
+            x = x.masked_fill(is_padding(lengths, x.shape[1]), 0.0)
         return x
 
     def _spectrum(self, x: Tensor) -> Tensor:
@@ -188,7 +183,7 @@ class FilterbankFeatures(nn.Module):
         num_frames = x.shape[-1]
         if self.pad_to == "max":
             missing = self.max_length - num_frames
-            if missing < -1:                       # the last frame of the STFT is never a valid one
+            if missing < -1:  # the last frame of the STFT is never a valid one
                 raise ValueError(
                     f"preprocessor.pad_to='max' holds {self.max_length} frames of {self.hop_length} samples, the "
                     f"audio has {num_frames - 1}: cut it to max_duration or set pad_to to a number"
@@ -202,6 +197,23 @@ LOG_GUARDS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "add": lambda mel, guard: mel + guard,
     "clamp": lambda mel, guard: mel.clamp(min=guard),
 }
+
+
+def check_options(
+    stride_samples: int, log_zero_guard_type: str, pad_to: int | str, frame_splicing: int, exact_pad: bool
+) -> None:
+    """Raise ValueError for what `FilterbankFeatures` cannot compute."""
+    if exact_pad and stride_samples % 2:
+        raise ValueError(
+            f"preprocessor.exact_pad=True needs an even stride, not {stride_samples} samples: as many zeros stand "
+            "before the audio as after it"
+        )
+    if frame_splicing < 1:
+        raise ValueError(f"preprocessor.frame_splicing={frame_splicing} must be at least 1 (1: no splicing)")
+    if log_zero_guard_type not in LOG_GUARDS:
+        raise ValueError(f"preprocessor.log_zero_guard_type={log_zero_guard_type!r} is not one of {[*LOG_GUARDS]}")
+    if not (pad_to == "max" or isinstance(pad_to, int)):
+        raise ValueError(f"preprocessor.pad_to={pad_to!r} must be a number of frames (0: no padding) or 'max'")
 
 
 def log_guard_number(value: float | str) -> float:

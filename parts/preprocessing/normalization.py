@@ -6,40 +6,36 @@ import torch
 from torch import Tensor, nn
 
 STD_GUARD = 1e-5  # added to every standard deviation, so that silence is not divided by zero
+NO_VARIANCE = 1e-30  # vanishes beside STD_GUARD; at 0 the root has no derivative
 
 
-def valid_positions(x: Tensor, lengths: Tensor) -> Tensor:
-    """(B, size of the last axis of x) bool: True before each length."""
-    return torch.arange(x.shape[-1], device=x.device) < lengths[:, None]
-
-
-def normalize_per_feature(x: Tensor, valid: Tensor) -> Tensor:
+def normalize_per_feature(x: Tensor, padding: Tensor) -> Tensor:
     """Zero mean, unit deviation of each feature over the valid frames of its item.
 
-    x: (B, F, T); valid: (B, 1, T). The variance is unbiased. An item of one frame becomes zeros, on every device
+    x: (B, F, T); padding: (B, 1, T) bool. The variance is unbiased. An item of one frame becomes zeros, on every device
     (NeMo 3.0.0 raises for it where a CUDA device is present); an item of none stays finite.
     """
-    count = valid.sum(-1, keepdim=True)                                                    # (B, 1, 1)
-    mean = x.masked_fill(~valid, 0.0).sum(-1, keepdim=True) / count.clamp(min=1)           # (B, F, 1)
+    count = (~padding).sum(-1, keepdim=True)  # (B, 1, 1)
+    mean = x.masked_fill(padding, 0.0).sum(-1, keepdim=True) / count.clamp(min=1)  # (B, F, 1)
     x = x - mean
-    variance = x.masked_fill(~valid, 0.0).pow(2).sum(-1, keepdim=True) / (count - 1).clamp(min=1)
-    return x / (variance.sqrt() + STD_GUARD)
+    variance = x.masked_fill(padding, 0.0).pow(2).sum(-1, keepdim=True) / (count - 1).clamp(min=1)
+    return x / (variance.clamp(min=NO_VARIANCE).sqrt() + STD_GUARD)
 
 
-def normalize_all_features(x: Tensor, valid: Tensor) -> Tensor:
+def normalize_all_features(x: Tensor, padding: Tensor) -> Tensor:
     """Zero mean, unit deviation over all features and valid frames of an item together. Shapes as above.
 
     Reads the lengths on the host. Sums over masked tensors would not need to, but round differently, and in a
     silent item STD_GUARD divides nothing but rounding: only NeMo's own sums over the cut item give its numbers.
     """
-    frames = valid.sum(-1).clamp(min=1).flatten().tolist()
+    frames = (~padding).sum(-1).clamp(min=1).flatten().tolist()
     items = [item[:, :n] for item, n in zip(x, frames, strict=True)]
     mean = torch.stack([item.mean() for item in items])
     std = torch.stack([item.std(correction=min(1, item.numel() - 1)) for item in items])
     return (x - mean[:, None, None]) / (std[:, None, None] + STD_GUARD)
 
 
-def leave_unnormalized(x: Tensor, valid: Tensor) -> Tensor:
+def leave_unnormalized(x: Tensor, padding: Tensor) -> Tensor:
     return x
 
 
@@ -62,11 +58,11 @@ class FixedNormalization(nn.Module):
         self.register_buffer("mean", mean.float().view(-1, num_features, 1), persistent=False)
         self.register_buffer("std", std.float().view(-1, num_features, 1), persistent=False)
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
         return (x - self.mean) / self.std
 
 
-NORMALIZATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # each: (x (B, F, T), valid (B, 1, T)) -> x
+NORMALIZATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # each: (x (B, F, T), padding (B, 1, T)) -> x
     "per_feature": normalize_per_feature,
     "all_features": normalize_all_features,
     "none": leave_unnormalized,

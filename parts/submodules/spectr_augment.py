@@ -110,7 +110,7 @@ def start_fits_width(width_draw: Tensor, start_draw: Tensor, total: Tensor, max_
 
 
 def start_fits_widest(width_draw: Tensor, start_draw: Tensor, total: Tensor, max_width: Tensor | int):
-    """Widths 0 to max_width; a start anywhere the widest would fit, so that the end of an item is cut less often."""
+    """Widths 0 to max_width; a start anywhere the widest would fit."""
     widest = max_width.long().clamp(min=1) if isinstance(max_width, Tensor) else max_width
     width = (width_draw * (widest + 1)).long()
     return (start_draw * ((total - widest).clamp(min=1) + 1)).long(), width
