@@ -36,7 +36,8 @@ def hydra_runner(config_path: str = ".", config_name: str | None = None) -> Call
                 return task(cfg)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors to us instead of printing several lines
             folder = Path(task.__code__.co_filename).resolve().parent / config_path
-            sys.argv[1:] = [*command_line(sys.argv[1:], folder), *QUIET]
+            with one_line_errors():
+                sys.argv[1:] = [*command_line(sys.argv[1:], folder), *QUIET]
             main = hydra_main(version_base="1.3", config_path=str(folder), config_name=config_name)
             with one_line_errors():
                 try:
@@ -60,9 +61,9 @@ def command_line(arguments: list[str], folder: Path) -> list[str]:
     for previous, argument in zip(["", *arguments], arguments):
         name, equals, value = argument.partition("=")
         if previous in DIRECTORY_FLAGS:
-            flags.append(from_working_directory(argument))
+            flags.append(existing_folder(argument, folder))
         elif name in DIRECTORY_FLAGS and equals:
-            flags.append(f"{name}={from_working_directory(value)}")
+            flags.append(f"{name}={existing_folder(value, folder)}")
         elif argument.startswith("-") or previous in VALUE_FLAGS:
             flags.append(argument)
         elif argument not in QUIET:  # a process that Lightning starts gets our arguments once more
@@ -71,8 +72,12 @@ def command_line(arguments: list[str], folder: Path) -> list[str]:
     return flags + overrides
 
 
-def from_working_directory(folder: str) -> str:
-    return str(Path(folder).resolve()) if Path(folder).is_dir() else folder
+def existing_folder(value: str, default: Path) -> str:
+    """Absolute path of a config folder that was given relative to the working directory or to the program."""
+    for base in (Path.cwd(), default.parent):
+        if (base / value).is_dir():
+            return str((base / value).resolve())
+    raise ValueError(f"--config-path={value}: there is no such folder in {Path.cwd()}")
 
 
 def explain(error: HydraException) -> str:
