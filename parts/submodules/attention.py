@@ -73,13 +73,12 @@ class RelativeAttention(MultiHeadAttention):
 def distances_to_keys(scores: Tensor) -> Tensor:
     """Scores by distance +(S-1) ... -(S-1), (B, H, S, 2S-1), to scores by key 0 ... S-1, (B, H, S, S).
 
-    Row i wants columns S-1-i to 2S-2-i. In rows laid end to end, each one starts 2S-2 after the one before.
+    Row i wants columns S-1-i to 2S-2-i: with rows laid end to end, windows of S that start every 2S-2.
     """
     steps = scores.size(2)
     if steps == 1:
         return scores
-    ends = scores.flatten(2)[..., steps - 1 : -1]                              # (B, H, S * (2S-2))
-    return ends.unflatten(2, (steps, 2 * steps - 2))[..., :steps]
+    return scores.flatten(2)[..., steps - 1 :].unfold(2, steps, 2 * steps - 2)
 
 
 class PlainAttend(nn.Module):

@@ -23,7 +23,7 @@ class SubsamplingOptions:
     feat_out: int
     factor: int = 4
     conv_channels: int = 256
-    causal: bool = False  # a step depends on frames before its end only
+    causal: bool = False  # a step reads no frame of a later step
     chunking_factor: int = 1  # pieces of the batch; 1: as many as needed, -1: never more than one
 
     def __post_init__(self):
@@ -120,7 +120,7 @@ class TimeConv2d(nn.Conv2d):
 
 
 class CausalTimeConv2d(TimeConv2d):
-    """Padded by 2 in front and by 1 behind, in time and in frequency as in NeMo: an output reads no later stride."""
+    """Output i reads inputs 2i-2 to 2i, in time and, as in NeMo, in frequency. Padded by 2 in front and 1 behind."""
 
     def __init__(self, in_channels: int, out_channels: int, *, groups: int = 1):
         super().__init__(in_channels, out_channels, groups=groups, padding=0)
