@@ -85,6 +85,7 @@ class EncDecMaskedTokenPredModel(ModelPT):
         self.quantizer = build("quantizer")
         self.mask_processor = build("masking")
         self.decoder = build("decoder")
+        self.num_rejected = 0  # samples that this rank left out in training; the data set has logged each
         self._predict = self._predict_pre_conv
         if post_conv:
             self.pre_encoder = ConvFeatureMaskingWrapper(self.encoder.pre_encode, self.mask_processor)
@@ -176,6 +177,7 @@ class EncDecMaskedTokenPredModel(ModelPT):
     # what is logged
 
     def training_step(self, batch: AudioNoiseBatch, batch_idx: int = 0) -> Tensor:
+        self.num_rejected += len(batch.rejected)
         if len(batch) == 0:  # no sample could be read: DDP's other ranks still wait for gradients
             return sum(p.sum() for p in self.parameters() if p.requires_grad) * 0.0
         scored = self.step(batch)
@@ -184,6 +186,7 @@ class EncDecMaskedTokenPredModel(ModelPT):
                 "train_loss": scored.loss.detach(),
                 "train_accuracy": scored.accuracy,
                 "train_scored_share": scored.is_scored.float().mean(),
+                "train_rejected_samples": float(self.num_rejected),
                 "train_nothing_masked_share": (~scored.is_scored.any(dim=1)).float().mean(),
                 "learning_rate": self.learning_rate,
             },

@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel, EncDecMaskedTokenPredModel
-from parts.batch_types import AudioNoiseBatch
+from parts.batch_types import AudioNoiseBatch, BadSample
 
 CONFIG = Path(__file__).resolve().parents[2] / "config" / "nest_fast-conformer.yaml"
 BOTH = pytest.mark.parametrize("model_class", [EncDecMaskedTokenPredModel, EncDecDenoiseMaskedTokenPredModel])
@@ -17,8 +17,8 @@ POSITIONS = pytest.mark.parametrize("mask_position", ["pre_conv", "post_conv"])
 
 def noisy_batch(seconds: tuple[float, ...] = (2.0, 1.5), seed: int = 0) -> AudioNoiseBatch:
     generator = torch.Generator().manual_seed(seed)
-    lengths = torch.tensor([int(16000 * s) for s in seconds])
-    inside = torch.arange(int(lengths.max())) < lengths[:, None]
+    lengths = torch.tensor([int(16000 * s) for s in seconds], dtype=torch.int64)
+    inside = torch.arange(int(16000 * max(seconds, default=0))) < lengths[:, None]
     audio = 0.1 * torch.randn(inside.shape, generator=generator) * inside
     noise = 0.05 * torch.randn(inside.shape, generator=generator) * inside
     seeds = torch.arange(len(seconds))
@@ -133,6 +133,18 @@ def test_masks_of_an_evaluation_repeat_and_those_of_training_do_not(small_config
         free = [model.step(batch).is_scored for _ in range(4)]
     assert torch.equal(first, again)
     assert any(not torch.equal(first, other) for other in free)
+
+
+def test_a_batch_without_any_readable_sample_trains_nothing_and_is_counted(small_config):
+    model = EncDecDenoiseMaskedTokenPredModel(cfg=small_config())
+    model.log_dict = lambda *args, **options: pytest.fail("there is nothing to log")
+    batch = noisy_batch(())
+    batch.rejected = (BadSample("a.wav", "unreadable", "not audio"), BadSample("b.wav", "empty", "no samples"))
+    loss = model.training_step(batch)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert model.num_rejected == 2
+    assert all(p.grad.eq(0).all() for p in model.parameters() if p.requires_grad)
 
 
 def test_post_conv_masks_steps_and_leaves_the_config_as_written(small_config):
