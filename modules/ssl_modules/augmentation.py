@@ -110,7 +110,7 @@ class MultiSpeakerNoiseAugmentation(SpeakerNoiseAugmentation):
     at random places and don't overlap; noise goes on where its last segment stopped, speakers take turns. The
     energy ratio is that of the utterance to all that is added, both averaged over the utterance's length.
     Distributions are NeMo 3.0.0's; its draws differ, because it draws the lengths sample by sample (37 ms for a
-    minute of audio). It raises when a segment is left without samples; here there is one segment less.
+    minute of audio). It raises when a segment is left without samples; here that segment is empty.
     """
 
     def __init__(
@@ -167,9 +167,8 @@ class MultiSpeakerNoiseAugmentation(SpeakerNoiseAugmentation):
 
 
 def random_sizes(rng: Random, total: int, parts: int) -> list[int]:
-    """Throw `total` samples into `parts` equal bins; sizes of those that got any."""
-    sizes = np.random.default_rng(rng.getrandbits(64)).multinomial(total, np.full(parts, 1 / parts))
-    return sizes[sizes > 0].tolist()
+    """How many of `total` samples fall into each of `parts` equal bins."""
+    return np.random.default_rng(rng.getrandbits(64)).multinomial(total, np.full(parts, 1 / parts)).tolist()
 
 
 def ordered_starts(rng: Random, sizes: list[int], length: int) -> list[int]:
