@@ -1,0 +1,172 @@
+"""Run a model or an encoder and note what it computes on the way, level by level, as `level/what` -> tensor.
+
+The levels stand in the order of the computation, so the first one at which two implementations differ says where to
+look. Steps and frames of padding are left out (set to 0): they carry nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from tools.parity.cases import SEED, STEPS, Case, seed_everything
+
+LEVELS = (
+    "length", "feature", "code", "token", "subsampled", "layer", "encoded", "log_prob", "loss",  # in evaluation
+    "training_length", "training_subsampled", "training_layer", "training_encoded", "training_loss",
+    "input_gradient", "gradient", "batch_norm", "learning_rate", "step_loss", "parameter",
+)  # fmt: skip
+Levels = dict[str, Tensor]
+
+
+def measure(case: Case, module: nn.Module, inputs: Levels) -> Levels:
+    """All levels of `case`, computed by `module`, which it trains in the end."""
+    return (measure_model if case.is_model else measure_encoder)(case, module, inputs)
+
+
+def measure_encoder(case: Case, encoder: nn.Module, inputs: Levels) -> Levels:
+    """inputs: `features` (B, F, T), `feature_lengths` (B,)."""
+    levels: Levels = {}
+    features = inputs["features"].clone().requires_grad_(True)
+    lengths = inputs["feature_lengths"]
+    for prefix in ("", "training_"):
+        encoder.train(bool(prefix))
+        seed_everything(SEED)
+        with watch(encoder, levels, prefix):
+            encoded, encoded_lengths = encoder(audio_signal=features, length=lengths.clone())[:2]
+        encoded = without_padding(encoded, encoded_lengths, axis=2)
+        levels |= {f"{prefix}length/steps": encoded_lengths, f"{prefix}encoded/states": encoded.detach()}
+    loss = (encoded * torch.arange(encoded.numel()).cos().view(encoded.shape)).sum()  # any function without symmetry
+    loss.backward()
+    levels["input_gradient/features"] = without_padding(features.grad, lengths, axis=2)
+    return levels | gradients(encoder) | batch_norm_statistics(encoder)
+
+
+def measure_model(case: Case, model: nn.Module, inputs: Levels) -> Levels:
+    """inputs: `clean` and `noisy` (B, N) int16, `lengths` (B,), `masks` (1 + STEPS, B, T) uint8."""
+    levels: Levels = {}
+    feed_masks(model, inputs["masks"][0])
+    model.eval()
+    features, codes = [], []
+    hooks = [
+        model.preprocessor.register_forward_hook(lambda module, args, output: features.append(output)),
+        model.quantizer.register_forward_hook(lambda module, args, output: codes.append(output[0])),
+    ]
+    with torch.no_grad(), watch(model.encoder, levels, ""):
+        log_probs, lengths, masks, tokens = forward(model, inputs)
+        levels["loss/loss"] = model.loss(masks=masks, decoder_outputs=log_probs, targets=tokens)
+    for hook in hooks:
+        hook.remove()
+    for name, (feature, feature_lengths) in zip(("clean", "noisy"), features):
+        levels |= {f"feature/{name}": feature, f"length/frames_{name}": feature_lengths}
+    levels["length/steps"] = lengths
+    levels["token/tokens"] = without_padding(tokens, lengths, axis=1)
+    levels["log_prob/log_probs"] = without_padding(log_probs, lengths, axis=1)
+    if case.config["num_books"] == 1:  # NeMo 3.0.0 mixes the codes of several books
+        levels["code/codes"] = without_padding(codes[0], lengths, axis=2)
+
+    model.train()
+    with watch(model.encoder, levels, "training_"):
+        loss = training_loss(model, inputs)
+    loss.backward()
+    levels["training_loss/loss"] = loss.detach()
+    levels |= gradients(model) | batch_norm_statistics(model)
+    return levels | optimizer_steps(case, model, inputs)
+
+
+def optimizer_steps(case: Case, model: nn.Module, inputs: Levels) -> Levels:
+    """STEPS steps of AdamW under Noam's schedule, as `setup_optimization` sets them up."""
+    optimizer, scheduler = model.setup_optimization(optim_config=case.build_optim())
+    losses, rates = [], []
+    for step in range(STEPS):
+        feed_masks(model, inputs["masks"][1 + step])
+        optimizer.zero_grad()
+        loss = training_loss(model, inputs)
+        loss.backward()
+        losses.append(loss.item())
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler["scheduler"].step()
+    parameters = {f"parameter/{name}": parameter.detach().clone() for name, parameter in trained(model)}
+    return parameters | {
+        "step_loss/losses": torch.tensor(losses, dtype=torch.float64),
+        "learning_rate/rates": torch.tensor(rates, dtype=torch.float64),
+    }
+
+
+def forward(model: nn.Module, inputs: Levels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """log_probs, encoded_len, masks, tokens; the denoising model hears the noisy speech, the plain one the clean."""
+    signals = {"input_signal": inputs["clean"] / 32768, "input_signal_length": inputs["lengths"].clone()}
+    if "Denoise" in type(model).__name__:
+        signals |= {
+            "noisy_input_signal": inputs["noisy"] / 32768,
+            "noisy_input_signal_length": inputs["lengths"].clone(),
+            "noise_signal": (inputs["noisy"] - inputs["clean"]) / 32768,
+            "noise_signal_length": inputs["lengths"].clone(),
+        }
+    return model(**signals, apply_mask=True)
+
+
+def training_loss(model: nn.Module, inputs: Levels) -> Tensor:
+    log_probs, lengths, masks, tokens = forward(model, inputs)
+    return model.loss(masks=masks, decoder_outputs=log_probs, targets=tokens, decoder_lengths=lengths)
+
+
+def feed_masks(model: nn.Module, is_masked: Tensor) -> None:
+    """Let the model mask exactly these frames (B, T), or in post_conv mode every eighth of them as steps."""
+
+    def mask(input_feats: Tensor, input_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        stride = is_masked.shape[1] // input_feats.shape[2]
+        masks = is_masked[:, None, ::stride].to(input_feats.dtype).expand_as(input_feats)
+        embedding = model.mask_processor.mask_embedding[None, :, None]
+        return torch.where(masks > 0, embedding, input_feats), masks
+
+    model.mask_processor.forward = mask
+
+
+@contextmanager
+def watch(encoder: nn.Module, levels: Levels, prefix: str) -> Iterator[None]:
+    """Inside, note the outputs of the subsampling and of each layer of `encoder`."""
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda module, args, output: seen.update({name: output})
+
+    seen: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
+    hooks = [encoder.pre_encode.register_forward_hook(note("subsampled"))]
+    hooks += [layer.register_forward_hook(note(f"{i}")) for i, layer in enumerate(encoder.layers)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    subsampled, lengths = seen.pop("subsampled")
+    levels[f"{prefix}subsampled/length"] = lengths
+    levels[f"{prefix}subsampled/states"] = without_padding(subsampled, lengths, axis=1).detach()
+    for name, states in seen.items():
+        if states.shape[1] == subsampled.shape[1]:  # else behind a reduction, which the outputs of the encoder show
+            levels[f"{prefix}layer/{name}"] = without_padding(states, lengths, axis=1).detach()
+
+
+def without_padding(x: Tensor, lengths: Tensor, axis: int) -> Tensor:
+    """Zeros on `axis` from each row's length on."""
+    is_padding = torch.arange(x.shape[axis]) >= lengths[:, None]
+    shape = [len(x), *(x.shape[axis] if i == axis else 1 for i in range(1, x.dim()))]
+    return x.masked_fill(is_padding.view(shape), 0)
+
+
+def gradients(module: nn.Module) -> Levels:
+    return {f"gradient/{name}": p.grad.clone() for name, p in trained(module) if p.grad is not None}
+
+
+def batch_norm_statistics(module: nn.Module) -> Levels:
+    return {f"batch_norm/{name}": value.clone() for name, value in module.state_dict().items() if "running_" in name}
+
+
+def trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Parameters that are trained; of several names of one, the first in the alphabet."""
+    names: dict[nn.Parameter, str] = {}
+    for name, parameter in sorted(module.named_parameters(remove_duplicate=False)):
+        if parameter.requires_grad:
+            names.setdefault(parameter, name)
+    return [(name, parameter) for parameter, name in names.items()]
