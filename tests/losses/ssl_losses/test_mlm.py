@@ -88,9 +88,10 @@ def test_uniform_predictions_cost_the_logarithm_of_the_number_of_codes(targets):
     assert loss.item() == pytest.approx(math.log(CODES))
 
 
-def test_the_loss_of_bfloat16_predictions_is_float32(logits, targets):
+@pytest.mark.parametrize("autocast", [True, False])
+def test_the_loss_of_bfloat16_predictions_is_float32(logits, targets, autocast):
     log_probs = logits.log_softmax(2).bfloat16()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         loss = MultiMLMLoss(FACTOR, num_decoders=BOOKS)(masks=MASKS, decoder_outputs=log_probs, targets=targets)
     assert loss.dtype == torch.float32
 
