@@ -25,7 +25,7 @@ from parts.submodules.conformer_block import ConformerBlock
 from parts.submodules.convolution import ConformerConvolution, convolution_context
 from parts.submodules.reduction import build_reduction
 from parts.submodules.stochastic_depth import drop_probabilities, skip_at_random
-from parts.submodules.subsampling import SubsamplingOptions, build_subsampling
+from parts.submodules.subsampling import ConvSubsampling, SubsamplingOptions, build_subsampling
 
 
 class ConformerEncoder(NeuralModule):
@@ -158,7 +158,8 @@ class ConformerEncoder(NeuralModule):
         Returns states (B, D, S) and their lengths (B,). The caches of NeMo's streaming inference must be None.
         """
         refuse_caches(cache_last_channel, cache_last_time, cache_last_channel_len)
-        [(x, lengths)] = deque(self.layer_outputs(audio_signal, length, bypass_pre_encode), maxlen=1)
+        outputs = self.layer_outputs(audio_signal, length, bypass_pre_encode)
+        x, lengths = deque(outputs, maxlen=1).pop()  # runs all blocks, keeps the last one's output
         return self.finish(x, lengths)
 
     def layer_outputs(
@@ -242,8 +243,13 @@ class ConformerEncoder(NeuralModule):
             layer.self_attn.load_state_dict(old.state_dict(), strict=False)
 
     def change_subsampling_conv_chunking_factor(self, subsampling_conv_chunking_factor: int) -> None:
-        """In how many pieces convolutional subsampling takes a batch: -1 one, 1 as many as needed, or a power of 2."""
-        self.pre_encode.change_subsampling_conv_chunking_factor(subsampling_conv_chunking_factor)
+        """In how many pieces convolutions take a batch: -1 one, 1 as many as needed, or a power of 2.
+
+        Stacking has no convolutions, and nothing to change.
+        """
+        for layer in self.pre_encode.modules():
+            if isinstance(layer, ConvSubsampling):
+                layer.change_subsampling_conv_chunking_factor(subsampling_conv_chunking_factor)
 
 
 def refuse_streaming(

@@ -24,7 +24,10 @@ def sinusoids(offsets: Tensor, d_model: int) -> Tensor:
 
 
 class AbsolutePositions(nn.Module):
-    """x (B, S, D) -> (scaled x plus positions, positions (1, S, D)), with dropout on both."""
+    """x (B, S, D) -> (scaled x plus positions, positions (1, S, D)), with dropout on both.
+
+    NeMo 3.0.0 ignores `dropout_emb` here.
+    """
 
     def __init__(self, options: AttentionOptions):
         super().__init__()

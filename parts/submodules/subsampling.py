@@ -184,8 +184,8 @@ class ConvSubsampling(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         x = x.unsqueeze(1)                                    # (B, T, F) -> (B, 1, T, F)
         pieces = self.pieces(x)
-        done = [self.conv(*piece) for piece in zip(x.chunk(pieces), lengths.chunk(pieces), strict=True)]
-        x, lengths = (torch.cat(parts) if pieces > 1 else parts[0] for parts in zip(*done, strict=True))
+        convolved = [self.conv(*piece) for piece in zip(x.chunk(pieces), lengths.chunk(pieces), strict=True)]
+        x, lengths = map(torch.cat, zip(*convolved, strict=True))
         x = x.transpose(1, 2).flatten(2)                      # (B, C, S, F') -> (B, S, C*F'), time stays on axis 1
         return self.out(x), lengths
 
