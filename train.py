@@ -6,13 +6,13 @@ Config: config/nest_fast-conformer.yaml, or what --config-path and --config-name
 command line. An error of the user's is one line; NEST_SSL_TRACEBACK=1 in the environment shows where it came from.
 """
 
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from omegaconf import DictConfig
 
 from core.classes.dataloaders import names_data
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel
 from utils.config_check import refuse_unknown_keys
-from utils.exp_manager import exp_manager
+from utils.exp_manager import exp_manager, keep_config
 from utils.hydra_runner import hydra_runner
 from utils.trainer import build_trainer
 
@@ -26,10 +26,19 @@ def main(cfg: DictConfig) -> None:
     if cfg.get("seed") is not None:
         seed_everything(cfg.seed, workers=True)
     trainer = build_trainer(cfg.trainer)
+    model = build_model(cfg, trainer)
+    folder = exp_manager(trainer, cfg.get("exp_manager"), has_validation=names_data(cfg.model.get("validation_ds")))
+    keep_config(cfg, folder)
+    trainer.fit(model)
+
+
+def build_model(cfg: DictConfig, trainer: Trainer) -> EncDecDenoiseMaskedTokenPredModel:
+    """A new model, with another one's weights if `init_from_*` names it, or the one of `model.restore_from`."""
+    if cfg.model.get("restore_from") is not None:
+        return EncDecDenoiseMaskedTokenPredModel.restore_from(cfg.model.restore_from, trainer=trainer)
     model = EncDecDenoiseMaskedTokenPredModel(cfg=cfg.model, trainer=trainer)
     model.maybe_init_from_pretrained_checkpoint(cfg)
-    exp_manager(trainer, cfg.get("exp_manager"), has_validation=names_data(cfg.model.get("validation_ds")))
-    trainer.fit(model)
+    return model
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from utils.callbacks import Checkpoints, LogFile, RunTimer, StepTimer
 from utils.config_check import refuse_unknown_keys
@@ -23,8 +23,8 @@ from utils.logging import info_once, is_rank_zero, logger, warn_once
 
 VERSION_VARIABLE = "NEMO_EXPM_VERSION"  # NeMo's: the processes that rank zero starts take its version
 TRAINING_MONITOR = "train_loss"  # where nothing is validated
-LOG_FILE, COMMAND_FILE = "log.txt", "cmd-args.log"
-OF_ONE_RUN = (LOG_FILE, COMMAND_FILE, "hparams.yaml", "config.yaml")  # set aside when a run goes on
+LOG_FILE, COMMAND_FILE, CONFIG_FILE = "log.txt", "cmd-args.log", "config.yaml"
+OF_ONE_RUN = (LOG_FILE, COMMAND_FILE, CONFIG_FILE, "hparams.yaml")  # set aside when a run goes on
 
 
 def exp_manager(trainer: Trainer, cfg: DictConfig | dict | None = None, has_validation: bool = True) -> Path | None:
@@ -50,6 +50,12 @@ def exp_manager(trainer: Trainer, cfg: DictConfig | dict | None = None, has_vali
     trainer.callbacks += build_callbacks(options, folder)
     logger.info(f"logs and checkpoints go to {folder}")
     return folder
+
+
+def keep_config(cfg: DictConfig, folder: Path | None) -> None:
+    """Write the whole config into the run's folder: `--config-path=<folder> --config-name=config` runs it again."""
+    if folder is not None and is_rank_zero():
+        OmegaConf.save(cfg, folder / CONFIG_FILE)
 
 
 def check_no_second_master(trainer: Trainer, options: ExpManagerConfig) -> None:

@@ -1,0 +1,216 @@
+"""`train.py` on a model of a few thousand weights and half a dozen files of noise."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from train import main
+from utils.hydra_runner import command_line
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = (
+    "model.encoder.n_layers=1",
+    "model.encoder.d_model=16",
+    "model.encoder.n_heads=2",
+    "model.encoder.subsampling_conv_channels=4",
+    "model.num_classes=16",
+    "model.masking.min_masks=1",
+    "model.train_ds.batch_size=2",
+    "trainer.max_steps=2",
+)
+ISSUE = {  # the commands users know, as they stand
+    "gpus": (
+        "model.train_ds.manifest_filepath=train.json model.train_ds.noise_manifest=noise.json "
+        "model.validation_ds.manifest_filepath=val.json model.validation_ds.noise_manifest=noise.json "
+        "trainer.devices=-1 trainer.accelerator=gpu trainer.max_epochs=100"
+    ),
+    "config_path": (
+        "--config-path=config --config-name=nest_fast-conformer model.train_ds.manifest_filepath=train.json "
+        "trainer.max_epochs=100"
+    ),
+    "cpu": (
+        "model.train_ds.manifest_filepath=train.json trainer.accelerator=cpu model.optim.lr=0.0001 "
+        "model.optim.sched.warmup_steps=1000"
+    ),
+    "ddp_spawn": (
+        "model.train_ds.manifest_filepath=train.json trainer.devices=2 trainer.strategy=ddp_spawn "
+        "trainer.sync_batchnorm=true"
+    ),
+    "ddp": "model.train_ds.manifest_filepath=train.json trainer.strategy=ddp trainer.devices=-1",
+    "restore_from": (
+        "model.train_ds.manifest_filepath=train.json trainer.max_epochs=200 model.restore_from=checkpoint.nemo"
+    ),
+    "wandb": (
+        "model.train_ds.manifest_filepath=train.json exp_manager.create_wandb_logger=True "
+        "exp_manager.wandb_logger_kwargs.name=my_experiment exp_manager.wandb_logger_kwargs.project=ssl_pretraining"
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch) -> Path:
+    """train.json, val.json and noise.json in the working directory: 1.2 s each of low-passed noise."""
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 4), ("val", 2), ("noise", 2)):
+        lines = []
+        for index in range(count):
+            samples = np.convolve(rng.standard_normal(19200), np.ones(8) / 8, mode="same") * 0.1
+            soundfile.write(tmp_path / f"{name}{index}.wav", samples, 16000)
+            lines.append(json.dumps({"audio_filepath": f"{name}{index}.wav", "duration": 1.2}))
+        (tmp_path / f"{name}.json").write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def config(*overrides: str, name: str = "nest_fast-conformer") -> DictConfig:
+    """What `train.py` would get; flags left out."""
+    folder = ROOT / "config"
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        return compose(name, [o for o in command_line(list(overrides), folder) if not o.startswith("-")])
+
+
+def tiny(*overrides: str) -> DictConfig:
+    return config(*TINY, "model.train_ds.manifest_filepath=train.json", "trainer.accelerator=cpu", *overrides)
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+def run_folder() -> Path:
+    return Path("nemo_experiments") / "SSL-NEST-FastConformer"
+
+
+# a run
+
+
+def test_a_run_validates_saves_and_logs():
+    main(tiny("model.validation_ds.manifest_filepath=val.json", "model.train_ds.noise_manifest=noise.json"))
+    names = {path.name for path in run_folder().rglob("*")}
+    assert any(re.fullmatch(r"SSL-NEST-FastConformer--val_loss=\d+\.\d{3}-step=2\.ckpt", name) for name in names), names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+
+
+def test_the_config_of_a_run_is_kept_and_runs_again():
+    cfg = tiny()
+    main(cfg)
+    assert OmegaConf.load(run_folder() / "config.yaml") == cfg
+    assert not {"log.txt", "cmd-args.log", "hparams.yaml"} - {path.name for path in run_folder().iterdir()}
+
+
+def test_a_seed_makes_a_run_repeatable():
+    def weights(folder: str, seed: int) -> dict[str, torch.Tensor]:
+        main(tiny(f"seed={seed}", f"exp_manager.exp_dir={folder}"))
+        (last,) = Path(folder).rglob("*last.ckpt")
+        return torch.load(last, weights_only=True)["state_dict"]
+
+    first, second, third = weights("a", 1), weights("b", 1), weights("c", 2)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert not torch.equal(first["decoder.decoder_layers.0.weight"], third["decoder.decoder_layers.0.weight"])
+
+
+# the commands of the issue
+
+
+@pytest.mark.parametrize("name", ISSUE)
+def test_the_commands_users_know_compose(name):
+    cfg = config(*ISSUE[name].split())
+    assert cfg.model.train_ds.manifest_filepath == "train.json"
+
+
+@pytest.mark.parametrize("name", ["config_path", "cpu"])
+def test_the_commands_for_one_process_train(name):
+    main(config(*ISSUE[name].split(), *TINY))
+    assert list(run_folder().rglob("*last.ckpt"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_the_command_for_gpus_says_what_is_missing():
+    with pytest.raises(ValueError, match=r"^trainer\.accelerator=gpu: torch .* finds no GPU"):
+        main(config(*ISSUE["gpus"].split(), *TINY))
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("model.restore_from=checkpoint.nemo", r"restore_from\('checkpoint\.nemo'\): .* later version"),
+        ("init_from_nemo_model=checkpoint.nemo", "init_from_nemo_model"),
+        ("+init_from_pretrained_model=name", "init_from_pretrained_model"),
+        ("init_from_ptl_ckpt=checkpoint.ckpt", "init_from_ptl_ckpt"),
+    ],
+)
+def test_starting_from_another_model_is_refused_by_name(override, key):
+    with pytest.raises(ValueError, match=key):
+        main(tiny(override))
+
+
+@pytest.mark.parametrize("name", ["ddp_spawn", "ddp"])
+def test_the_commands_for_several_processes_train(name):
+    done = command(*ISSUE[name].split(), *TINY, "trainer.accelerator=cpu")
+    assert done.returncode == 0, done.stderr
+    (last,) = run_folder().rglob("*last.ckpt")
+    saved = torch.load(last, weights_only=True)
+    assert saved["global_step"] == 2
+    assert saved["state_dict"]["encoder.layers.0.conv.batch_norm.num_batches_tracked"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["trainer.strategy=ddp", "--config-name=nest_fast-conformer_ddp_example"])
+def test_processes_that_lightning_starts_train_too(strategy):
+    devices = ("trainer.devices=2", "trainer.accelerator=cpu")
+    done = command(strategy, "model.train_ds.manifest_filepath=train.json", *devices, *TINY)
+    assert done.returncode == 0, done.stderr
+    assert len(list(run_folder().rglob("*last.ckpt"))) == 1
+
+
+# mistakes
+
+
+def test_a_mistake_on_the_command_line_is_one_line():
+    done = command("model.encoder.nlayers=3")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: model.encoder.nlayers is not in the config; did you mean 'n_layers'?")
+    assert done.stderr.count("\n") == 1 and not done.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("+model.encoder.nlayers=3", r"model\.encoder\.nlayers .*did you mean 'n_layers'"),
+        ("+model.encodr={}", r"model\.encodr .*did you mean 'encoder'"),
+        ("+modle={}", "modle .*did you mean 'model'"),
+        ("+trainer.max_step=3", r"trainer\.max_step .*did you mean 'max_steps'"),
+        ("+exp_manager.exp_dri=x", r"exp_manager\.exp_dri .*did you mean 'exp_dir'"),
+        ("+exp_manager.ema.decai=1", r"exp_manager\.ema\.decai .*did you mean 'decay'"),
+        ("+model.train_ds.batch_sise=3", r"model\.train_ds\.batch_sise .*did you mean 'batch_size'"),
+        ("+model.train_ds.batch_augmentor.prop=3", r"model\.train_ds\.batch_augmentor\.prop .*did you mean 'prob'"),
+        ("+model.optim.beta=3", r"optim\.beta .*did you mean 'betas'"),
+        ("+model.optim.sched.warmup=3", r"optim\.sched\.warmup .*did you mean 'warmup_"),
+        ("model.optim.name=adamx", r"optim\.name='adamx' .*did you mean 'adam"),
+        ("model.optim.sched.name=NoamAnealing", r"sched\.name='NoamAnealing' .*did you mean 'NoamAnnealing'"),
+        ("model.encoder.n_heads=3", "n_heads"),
+        ("model.train_ds.manifest_filepath=nothing.json", r"model\.train_ds\.manifest_filepath: .*nothing.* dummy"),
+        ("model.train_ds.min_duration=5", r"model\.train_ds.*min_duration"),
+    ],
+)
+def test_a_config_that_cannot_be_right_is_refused_in_one_line(override, said):
+    with pytest.raises((ValueError, FileNotFoundError), match=said) as raised:
+        main(tiny(override))
+    assert "\n" not in str(raised.value)
