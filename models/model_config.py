@@ -24,6 +24,9 @@ def check_model_config(cfg: DictConfig) -> None:
     for key in cfg:
         if key not in KNOWN:
             raise ValueError(f"model.{key} is not a key of this model{nearest(key, KNOWN)}")
+    for key in sorted(START):
+        if cfg.get(key) is not None:
+            raise ValueError(f"model.{key}={cfg[key]}: starting from another model comes in a later version; use null")
     for key in sorted(MODULES - set(cfg)):
         raise ValueError(f"model.{key} is missing: take the section from config/nest_fast-conformer.yaml")
     for key, neutral in UNUSED_BY_NEST.items():

@@ -174,6 +174,7 @@ def test_post_conv_trains_the_subsampling_only_without_detach(small_config, deta
     [
         ({"quantiser": {}}, r"model\.quantiser is not .* did you mean 'quantizer'"),
         ({"encoder.n_layer": 3}, r"model\.encoder\.n_layer is not .* did you mean 'n_layers'"),
+        ({"restore_from": "a.nemo"}, r"model\.restore_from=a\.nemo: starting from another model comes in a later"),
         ({"mask_position": "midway"}, "mask_position='midway' is not one of pre_conv, post_conv"),
         ({"spec_augment.time_masks": 2}, r"spec_augment\.time_masks=2 has no effect"),
         ({"dropout_features": 0.1}, r"model\.dropout_features=0\.1 has no effect"),
