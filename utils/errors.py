@@ -20,6 +20,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 MISTAKES = (ValueError, OSError, ImportError)  # a user's, if raised where options and files are checked
 MISTAKE_NAMES = {"ValueError", "FileNotFoundError", "PermissionError", "ImportError", "ModuleNotFoundError"}
 LIBRARY_MISTAKES = (MisconfigurationException, OmegaConfBaseException)  # a user's wherever they are raised
+LIBRARY_PREFIXES = ("omegaconf.errors.", f"{MisconfigurationException.__module__}.")
 LIGHTNING = Path(lightning.pytorch.__file__).parent
 
 
@@ -51,12 +52,14 @@ def users_mistake(error: Exception) -> str | None:
 
 
 def spawned_mistake(text: str) -> str | None:
-    kind, _, message = text.strip().rpartition("\n")[2].partition(": ")
-    files = re.findall(r'^  File "(.+)", line \d+', text, flags=re.MULTILINE)
-    name = kind.rpartition(".")[2]
-    if name in {mistake.__name__ for mistake in LIBRARY_MISTAKES}:
-        return message
-    return message if name in MISTAKE_NAMES and files and checks_options(files[-1]) else None
+    """The same for a traceback that is text: after the frames stands `kind: message`."""
+    *_, last_frame = ["", *re.split(r'^  File "', text, flags=re.MULTILINE)]
+    raised = re.search(r"^([\w.]+): (.*)", last_frame, flags=re.MULTILINE | re.DOTALL)
+    if raised is None:
+        return None
+    kind, message = raised.groups()
+    ours = kind in MISTAKE_NAMES and checks_options(last_frame.partition('"')[0])
+    return message if ours or kind.startswith(LIBRARY_PREFIXES) else None
 
 
 def checks_options(filename: str) -> bool:

@@ -1,9 +1,12 @@
+import traceback
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
+from torch.multiprocessing.spawn import ProcessRaisedException
 
-from utils.errors import SHOW_TRACEBACK, one_line_errors
+from utils.errors import SHOW_TRACEBACK, one_line_errors, users_mistake
 
 
 def ours():
@@ -57,3 +60,12 @@ def test_another_rank_says_who_it_is(monkeypatch, capsys):
     with pytest.raises(SystemExit), one_line_errors():
         ours()
     assert capsys.readouterr().err.startswith("error (rank 1): ")
+
+
+@pytest.mark.parametrize(("raise_it", "is_users"), [(ours, True), (missing, True), (torchs, False)])
+def test_an_error_in_a_spawned_process_is_judged_by_its_text(raise_it, is_users):
+    try:
+        raise_it()
+    except Exception:
+        text = f"\n\n-- Process 1 terminated with the following error:\n{traceback.format_exc()}"
+    assert (users_mistake(ProcessRaisedException(text, 1, 2)) is not None) == is_users
