@@ -99,6 +99,14 @@ class DatasetSettings:
         check_channel_selector(self.channel_selector)
 
 
+def check_dataset_keys(values: Mapping, path: str, also: Sequence[str] = ()) -> None:
+    """Raise ValueError for a key that no data set section has, but for those in `also`, or that isn't supported."""
+    known = [field.name for field in fields(DatasetSettings)]
+    refuse_unknown_keys(values, [*known, *NOT_YET, *READS_NO_TEXT, *also], path)
+    refuse_unless_neutral(values, NOT_YET, path, "is not supported yet")
+    refuse_unless_neutral(values, READS_NO_TEXT, path, "has no effect: no text is read")
+
+
 def refuse_unless_neutral(values: Mapping, neutral: Mapping[str, tuple], path: str, why: str) -> None:
     """Raise ValueError for an option that is known, not built, and set to something that should change the run."""
     for key, accepted in neutral.items():

@@ -2,11 +2,13 @@
 
 from omegaconf import DictConfig, OmegaConf
 
-from utils.config_check import nearest
+from data.settings import check_dataset_keys
+from utils.config_check import refuse_unknown_keys
 
 SIZES = {"sample_rate", "num_classes", "num_books", "code_dim", "squeeze_single", "mask_position"}
 MODULES = {"preprocessor", "spec_augment", "masking", "quantizer", "encoder", "decoder", "loss"}
-DATA = {"train_ds", "validation_ds", "test_ds", "optim", "optim_param_groups"}
+DATA = {"train_ds": (), "validation_ds": ("name", "val_dl_idx"), "test_ds": ("name", "test_dl_idx")}  # ModelPT's keys
+OPTIMIZATION = {"optim", "optim_param_groups"}
 START = {"restore_from", "init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt"}
 WRITTEN_BY_NEMO = {"target", "nemo_version"}
 UNUSED_BY_NEST = {
@@ -15,20 +17,21 @@ UNUSED_BY_NEST = {
     "feature_penalty": None,
     "loss_list": None,
 }
-KNOWN = SIZES | MODULES | DATA | START | WRITTEN_BY_NEMO | set(UNUSED_BY_NEST)
+KNOWN = SIZES | MODULES | set(DATA) | OPTIMIZATION | START | WRITTEN_BY_NEMO | set(UNUSED_BY_NEST)
 MASK_POSITIONS = ("pre_conv", "post_conv")
 
 
 def check_model_config(cfg: DictConfig) -> None:
     """Raise ValueError, in one line, for a `model` section that can't be right."""
-    for key in cfg:
-        if key not in KNOWN:
-            raise ValueError(f"model.{key} is not a key of this model{nearest(key, KNOWN)}")
+    refuse_unknown_keys(cfg, KNOWN, "model")
     for key in sorted(START):
         if cfg.get(key) is not None:
             raise ValueError(f"model.{key}={cfg[key]}: starting from another model comes in a later version; use null")
     for key in sorted(MODULES - set(cfg)):
         raise ValueError(f"model.{key} is missing: take the section from config/nest_fast-conformer.yaml")
+    for key, also in DATA.items():
+        if cfg.get(key) is not None:
+            check_dataset_keys(OmegaConf.to_container(cfg[key]), f"model.{key}", also)
     for key, neutral in UNUSED_BY_NEST.items():
         if cfg.get(key, neutral) != neutral:
             raise ValueError(f"model.{key}={cfg[key]} has no effect in NEST (NeMo 3.0.0 never reads it): remove it")
