@@ -28,6 +28,7 @@ OLDEST_TORCH = (2, 4)
 CONSTRAINTS, REQUIREMENTS = "constraints.txt", "requirements-dev.txt"
 DATA = "data/dummy_ssl"
 RUNS = "nemo_experiments/quickstart"
+TIME_LIMIT = "exp_manager.max_time_per_run=00:00:08:00"  # of training, on a slow machine
 LEFT_OUT_BY_DEFAULT = "not slow and not gpu and not nemo"
 RUN_FOLDER_KEY = "exp_manager.explicit_log_dir="
 BIG_DOWNLOAD = re.compile(r"\s*Downloading (?:\S*/)?(\S+) \((\d+[\d.]* (?:MB|GB))\)")
@@ -99,8 +100,8 @@ def command_train(args: argparse.Namespace, overrides: list[str]) -> int:
         run_folder = given[-1][len(RUN_FOLDER_KEY) :]
     else:
         overrides = [RUN_FOLDER_KEY + run_folder, *overrides]
-    say("Training a small model: some minutes on two CPU cores, less on more or on a GPU; Ctrl-C ends it early")
-    run(python, "train.py", "--config-name=quickstart", *overrides)
+    say("Training a small model: some minutes on two CPU cores, at most eight; less on more cores or on a GPU")
+    run(python, "train.py", "--config-name=quickstart", TIME_LIMIT, *overrides)
 
     checkpoint = newest_checkpoint(Path(run_folder))
     picture, numbers = f"{run_folder}/guesses.png", f"{run_folder}/evaluation.json"

@@ -112,9 +112,8 @@ def test_train_makes_data_trains_evaluates_and_says_what_was_learned(monkeypatch
     assert main(["train", "trainer.max_steps=5", f"exp_manager.explicit_log_dir={folder}"]) == 0
     data, train, evaluate = commands.seen
     assert data[1] == "tools/prepare_dummy_ssl_data.py"
-    assert train[1:] == [
-        "train.py", "--config-name=quickstart", "trainer.max_steps=5", f"exp_manager.explicit_log_dir={folder}"
-    ]  # fmt: skip
+    assert train[1:4] == ["train.py", "--config-name=quickstart", quickstart.TIME_LIMIT]
+    assert train[4:] == ["trainer.max_steps=5", f"exp_manager.explicit_log_dir={folder}"]
     assert evaluate[1] == "tools/evaluate_ssl.py"
     said = capsys.readouterr().out
     assert "from 4.40 (untrained) to 2.50 nats" in said
@@ -129,7 +128,7 @@ def test_each_training_gets_a_folder_of_its_own_unless_one_is_given(monkeypatch,
     commands = FakeCommands(lambda command: (3 if "train.py" in command else 0, ""))
     monkeypatch.setattr(subprocess, "run", commands)
     main(["train"])
-    assert commands.seen[1][3].startswith("exp_manager.explicit_log_dir=nemo_experiments/quickstart/2")
+    assert commands.seen[1][4].startswith("exp_manager.explicit_log_dir=nemo_experiments/quickstart/2")
 
 
 def test_a_small_difference_is_not_called_learned():
