@@ -22,6 +22,7 @@ from utils.exp_config import CallbackParams, ExpManagerConfig, read_exp_config
 from utils.logging import info_once, is_rank_zero, logger, warn_once
 
 VERSION_VARIABLE = "NEMO_EXPM_VERSION"  # NeMo's: the processes that rank zero starts take its version
+WEIGHTS_ONLY_VARIABLE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch's
 TRAINING_MONITOR = "train_loss"  # where nothing is validated
 LOG_FILE, COMMAND_FILE, CONFIG_FILE = "log.txt", "cmd-args.log", "config.yaml"
 OF_ONE_RUN = (LOG_FILE, COMMAND_FILE, CONFIG_FILE, "hparams.yaml")  # set aside when a run goes on
@@ -127,6 +128,7 @@ def checkpoint_to_resume(options: ExpManagerConfig, folder: Path) -> str | None:
         start = ended or (last[-1] if last else start)
     if start:
         logger.info(f"going on from {start}")
+        os.environ[WEIGHTS_ONLY_VARIABLE] = "1"  # a checkpoint runs no code; not every Lightning has an option for it
     return str(start) if start else None
 
 

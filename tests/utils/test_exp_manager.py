@@ -1,5 +1,6 @@
 import importlib.util
 import os
+import pickle
 import re
 import signal
 import sys
@@ -14,14 +15,15 @@ from omegaconf import OmegaConf
 
 from tests.utils.tiny_run import TinyModel
 from utils.callbacks import Checkpoints, RunTimer, StepTimer
-from utils.exp_manager import VERSION_VARIABLE, exp_manager
+from utils.exp_manager import VERSION_VARIABLE, WEIGHTS_ONLY_VARIABLE, exp_manager
 
 
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(VERSION_VARIABLE, raising=False)
-    monkeypatch.setenv(VERSION_VARIABLE, "")  # so that what a test sets is undone
+    for variable in (VERSION_VARIABLE, WEIGHTS_ONLY_VARIABLE):
+        monkeypatch.setenv(variable, "")  # so that what a test sets is undone
 
 
 def new_trainer(**options) -> Trainer:
@@ -280,3 +282,19 @@ def test_step_timing_options_reach_the_timer():
     trainer = new_trainer()
     exp_manager(trainer, {"name": "exp", "step_timing_kwargs": {"reduction": "max", "buffer_size": 3}})
     assert callback(trainer, StepTimer)._buffer_size == 3
+
+
+class RunsCode:
+    """What a stranger could put into a pickle."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("code_ran"),)
+
+
+@pytest.mark.parametrize("weights_only", [None, False])
+def test_a_checkpoint_that_a_run_goes_on_from_runs_no_code(weights_only):
+    torch.save({"state_dict": {}, "x": RunsCode()}, "stranger.ckpt")
+    exp_manager(new_trainer(), {"resume_from_checkpoint": "stranger.ckpt", "create_tensorboard_logger": False})
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load("stranger.ckpt", weights_only=weights_only)  # as Lightning may
+    assert not Path("code_ran").exists()

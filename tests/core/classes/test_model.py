@@ -176,7 +176,7 @@ def test_a_resumed_run_has_the_rates_of_a_straight_one(tmp_path):
     run.fit(first)
     run.save_checkpoint(tmp_path / "half.ckpt")
     second = Line(config())
-    trainer(max_steps=8).fit(second, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    trainer(max_steps=8).fit(second, ckpt_path=tmp_path / "half.ckpt")
     assert first.rates + second.rates == straight.rates
 
 
