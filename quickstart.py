@@ -296,7 +296,8 @@ def say(text: str) -> None:
 
 
 def what_was_learned(result: dict) -> str:
-    errors = result["difference"] / result["standard_error"]
+    certain = result["standard_error"] > 0  # not if every guess was the commonest code, or with one utterance (NaN)
+    errors = result["difference"] / result["standard_error"] if certain else 0.0
     verdict = (
         f"So it has learned to use what stands around the gap: the difference is {errors:.0f} times its standard error."
         if errors > 3

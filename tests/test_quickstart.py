@@ -135,6 +135,12 @@ def test_a_small_difference_is_not_called_learned():
     assert "only 1.5 times its standard error" in what_was_learned({**RESULT, "difference": 0.015})
 
 
+@pytest.mark.parametrize("standard_error", [0.0, float("nan")])
+def test_a_model_that_only_guesses_the_commonest_code_is_not_called_learned(standard_error):
+    same = {"accuracy": 0.15, "difference": 0.0, "standard_error": standard_error}
+    assert "train for longer" in what_was_learned({**RESULT, **same})
+
+
 @pytest.mark.parametrize("failing", ["tools/prepare_dummy_ssl_data.py", "train.py"])
 def test_a_failing_step_ends_the_run_and_is_named(failing, monkeypatch, quiet_set_up, capsys):
     commands = FakeCommands(lambda command: (7, "why it failed") if failing in command else (0, ""))

@@ -107,11 +107,10 @@ def validation_section(cfg: DictConfig, args: argparse.Namespace) -> DictConfig:
 @torch.no_grad()
 def collect_guesses(model: EncDecDenoiseMaskedTokenPredModel, data: DictConfig, num_draws: int = 1) -> Guesses:
     """Every scored step of a validation set, under `num_draws` draws of masks and noise."""
+    loader = audio_noise_dataloader(data, path="model.validation_ds", training=True)  # other noise in each epoch
     parts: list[Guesses] = []
     for draw in range(num_draws):
-        loader = audio_noise_dataloader(
-            OmegaConf.merge(data, {"seed": draw}), path="model.validation_ds", training=False
-        )
+        loader.sampler.set_epoch(draw)
         for batch in loader:
             if len(batch) == 0:
                 continue
