@@ -48,7 +48,7 @@ def save_prediction_picture(
     bottom.plot(seconds[wrong], guessed_codes[wrong], "x", markersize=5, color="tab:red", label="guessed wrong")
     bottom.set_title(f"{right.sum()} of {is_scored.sum()} hidden codes guessed right", loc="left", fontsize=10)
     bottom.set(xlabel="seconds", ylabel="code", xlim=(0, clean.shape[1] * FRAME_SECONDS))
-    bottom.legend(loc="upper right", fontsize=8)
+    bottom.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, fontsize=8)
 
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=100)
