@@ -2,6 +2,7 @@
 
 from omegaconf import DictConfig, OmegaConf
 
+from core.classes.model import INITIAL_WEIGHTS
 from data.settings import check_dataset_keys
 from utils.config_check import refuse_unknown_keys
 
@@ -9,7 +10,7 @@ SIZES = {"sample_rate", "num_classes", "num_books", "code_dim", "squeeze_single"
 MODULES = {"preprocessor", "spec_augment", "masking", "quantizer", "encoder", "decoder", "loss"}
 DATA = {"train_ds": (), "validation_ds": ("name", "val_dl_idx"), "test_ds": ("name", "test_dl_idx")}  # ModelPT's keys
 OPTIMIZATION = {"optim", "optim_param_groups"}
-START = {"restore_from", "init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt"}
+START = {"restore_from", *INITIAL_WEIGHTS}
 WRITTEN_BY_NEMO = {"target", "nemo_version"}
 UNUSED_BY_NEST = {
     "dropout_features": None,
@@ -44,11 +45,12 @@ def check_model_config(cfg: DictConfig) -> None:
     position = cfg.get("mask_position", "pre_conv")
     if position not in MASK_POSITIONS:
         raise ValueError(f"model.mask_position={position!r} is not one of {', '.join(MASK_POSITIONS)}")
-    _check_books(cfg)
+    _check_sizes_agree(cfg)
 
 
-def _check_books(cfg: DictConfig) -> None:
-    """Quantizer, decoder and loss must speak of the same codes."""
+def _check_sizes_agree(cfg: DictConfig) -> None:
+    """Encoder, decoder, quantizer and loss must speak of the same vectors and codes."""
+    _check_present(cfg, "encoder.d_model", "decoder.feat_in", "decoder.num_classes", "quantizer.num_classes")
     books = cfg.quantizer.get("num_books", 1)
     for section in ("decoder", "loss"):
         if cfg[section].get("num_decoders", 1) != books:
@@ -66,6 +68,12 @@ def _check_books(cfg: DictConfig) -> None:
         raise ValueError(f"model.decoder.feat_in={cfg.decoder.feat_in} must be the encoder's width, {encoded}")
 
 
+def _check_present(cfg: DictConfig, *keys: str) -> None:
+    for key in keys:
+        if OmegaConf.select(cfg, key) is None:
+            raise ValueError(f"model.{key} is missing: take it from config/nest_fast-conformer.yaml")
+
+
 def mask_after_subsampling(cfg: DictConfig) -> DictConfig:
     """The config's copy for `mask_position: post_conv`: masking, quantizer and loss count encoder steps, not frames.
 
@@ -73,6 +81,7 @@ def mask_after_subsampling(cfg: DictConfig) -> DictConfig:
     and leaves `quantizer.combine_time_steps` alone. Here the config stays as written; one that NeMo saved is known
     by `loss.combine_time_steps: 1` and keeps its block size.
     """
+    _check_present(cfg, "encoder.subsampling_factor", "loss.combine_time_steps", "masking.block_size")
     steps = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     factor = steps.encoder.subsampling_factor
     if steps.loss.combine_time_steps != 1:

@@ -81,7 +81,7 @@ class EncDecMaskedTokenPredModel(ModelPT):
         self.preprocessor = build("preprocessor")
         self.encoder = build("encoder")
         self.loss = build("loss")
-        self.spec_augmentation = build("spec_augment")
+        self.spec_augmentation = build("spec_augment")  # NeMo's NEST builds it and never calls it
         self.quantizer = build("quantizer")
         self.mask_processor = build("masking")
         self.decoder = build("decoder")
@@ -107,7 +107,7 @@ class EncDecMaskedTokenPredModel(ModelPT):
         return {
             "log_probs": NeuralType(("B", "S", "V", *books), LogprobsType()),
             "encoded_len": NeuralType(("B",), LengthsType()),
-            "masks": NeuralType(("B", "D", "T"), SpectrogramType()),
+            "masks": NeuralType(("B", "F", "T"), SpectrogramType()),
             "tokens": NeuralType(("B", "S", *books), LabelsType()),
         }
 
@@ -126,16 +126,23 @@ class EncDecMaskedTokenPredModel(ModelPT):
         Returns log_probs (B, S, V, Q), encoded_len (B,), masks (B, F, T), of the steps (B, D, S) in post_conv
         mode, and tokens (B, S, Q). One book loses its axis under `squeeze_single`.
         """
-        check_one_of(input_signal, processed_signal, "input_signal", "processed_signal")
-        if processed_signal is None:
-            processed_signal, processed_signal_length = self.preprocessor(
-                input_signal=input_signal, length=input_signal_length
-            )
-        features = Features(processed_signal, processed_signal_length, processed_signal, processed_signal_length)
-        encoded, encoded_len, masks, tokens = self._predict(features, apply_mask)
-        return self.decoder(encoder_output=encoded), encoded_len, masks, tokens
+        check_one_of("input_signal", input_signal, "processed_signal", processed_signal)
+        clean = self._mel(input_signal, input_signal_length, processed_signal, processed_signal_length)
+        return self._outputs(Features(*clean, *clean), apply_mask)
 
     # the recipe
+
+    def _mel(
+        self, signal: Tensor | None, length: Tensor | None, processed: Tensor | None, processed_length: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Features (B, F, T) and their lengths: those given, or else those of the waveform."""
+        if processed is None:
+            return self.preprocessor(input_signal=signal, length=length)
+        return processed, processed_length
+
+    def _outputs(self, features: Features, apply_mask: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        encoded, encoded_len, masks, tokens = self._predict(features, apply_mask)
+        return self.decoder(encoder_output=encoded), encoded_len, masks, tokens
 
     def features(self, batch: AudioNoiseBatch) -> Features:
         """Log-mel features of a batch, for the training step."""
@@ -169,7 +176,7 @@ class EncDecMaskedTokenPredModel(ModelPT):
         """
         with self.mask_processor.seeded(batch.seeds) if seeded else nullcontext():
             encoded, _, masks, tokens = self._predict(self.features(batch), apply_mask=True)
-        is_scored = self.loss.is_scored(masks)                                          # (B, S)
+        is_scored = self.loss.is_scored(masks[:, 0])                                    # (B, S)
         log_probs = self.decoder.log_probs(encoded.transpose(1, 2)[is_scored])          # (M, V, Q)
         targets = tokens.reshape(*tokens.shape[:2], -1)[is_scored]                      # (M, Q)
         return ScoredSteps(log_probs, targets, is_scored, masked_prediction_loss(log_probs, targets))
@@ -194,10 +201,10 @@ class EncDecMaskedTokenPredModel(ModelPT):
         )
         return scored.loss
 
-    def evaluation_step(self, batch: AudioNoiseBatch) -> dict[str, Tensor]:
-        """Loss and masked accuracy of a validation or test batch, its masks seeded per sample."""
-        scored = self.step(batch, seeded=batch.seeds is not None)
-        return {"loss": scored.loss, "accuracy": scored.accuracy}
+    def evaluation_step(self, batch: AudioNoiseBatch) -> tuple[dict[str, Tensor], int]:
+        """Loss and masked accuracy over the scored codes of a batch, and their number; masks are seeded per sample."""
+        scored = self.step(batch, seeded=True)
+        return {"loss": scored.loss, "accuracy": scored.accuracy}, scored.targets.numel()
 
     def build_dataloader(self, config: DictConfig, path: str) -> torch.utils.data.DataLoader:
         """The loader of `model.train_ds`, `validation_ds` or `test_ds`; `path` stands in its messages."""
@@ -247,26 +254,18 @@ class EncDecDenoiseMaskedTokenPredModel(EncDecMaskedTokenPredModel):
         Returns as `EncDecMaskedTokenPredModel.forward`. NeMo 3.0.0 types `processed_noisy_input_signal` under
         another name, so that it can't be passed; here it can.
         """
-        check_one_of(input_signal, processed_signal, "input_signal", "processed_signal")
+        check_one_of("input_signal", input_signal, "processed_signal", processed_signal)
         check_one_of(
-            noisy_input_signal, processed_noisy_input_signal, "noisy_input_signal", "processed_noisy_input_signal"
+            "noisy_input_signal", noisy_input_signal, "processed_noisy_input_signal", processed_noisy_input_signal
         )
-        if processed_signal is None:
-            processed_signal, processed_signal_length = self.preprocessor(
-                input_signal=input_signal, length=input_signal_length
-            )
-        if processed_noisy_input_signal is None:
-            processed_noisy_input_signal, processed_noisy_input_signal_length = self.preprocessor(
-                input_signal=noisy_input_signal, length=noisy_input_signal_length
-            )
-        features = Features(
-            processed_signal,
-            processed_signal_length,
+        clean = self._mel(input_signal, input_signal_length, processed_signal, processed_signal_length)
+        noisy = self._mel(
+            noisy_input_signal,
+            noisy_input_signal_length,
             processed_noisy_input_signal,
             processed_noisy_input_signal_length,
         )
-        encoded, encoded_len, masks, tokens = self._predict(features, apply_mask)
-        return self.decoder(encoder_output=encoded), encoded_len, masks, tokens
+        return self._outputs(Features(*clean, *noisy), apply_mask)
 
     def features(self, batch: AudioNoiseBatch) -> Features:
         """One preprocessor call on clean and noisy speech together."""
@@ -289,8 +288,8 @@ def signal_types(signal: str, processed: str, sample_rate: int) -> dict[str, Neu
     }
 
 
-def check_one_of(signal: Tensor | None, processed: Tensor | None, signal_name: str, processed_name: str) -> None:
-    """A waveform or its features, not both and not neither."""
-    if (signal is None) == (processed is None):
-        given = "neither" if signal is None else "both"
-        raise ValueError(f"give {signal_name} or {processed_name}, with its length; got {given}")
+def check_one_of(name: str, value: Tensor | None, other_name: str, other: Tensor | None) -> None:
+    """Raise ValueError unless exactly one is given."""
+    if (value is None) == (other is None):
+        given = "neither" if value is None else "both"
+        raise ValueError(f"give {name} or {other_name}, with its length; got {given}")

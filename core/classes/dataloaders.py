@@ -25,7 +25,8 @@ class Dataloaders:
     """The part of a model that makes loaders of `train_ds`, `validation_ds` and `test_ds`.
 
     Under `manifest_filepath` of a validation or test section a list means one set per entry, each with metrics of its
-    own, prefixed with the file's name or with the entry of `name`; an entry may be a whole section with a `name`.
+    own, prefixed with the file's name or with the entry of `name`; an entry may be a section of its own, with a `name`
+    and what differs from the section around it.
     `val_dl_idx` (`test_dl_idx`) is the set whose metrics are logged without prefix too, `val_loss` among them.
     """
 
@@ -144,7 +145,8 @@ def evaluation_sets(section: DictConfig, main_key: str, path: str) -> Evaluation
     configs, prefixes = [], []
     for index, source in enumerate(sources):
         if isinstance(source, DictConfig):
-            configs.append(OmegaConf.create({key: value for key, value in source.items() if key != "name"}))
+            own = {key: value for key, value in source.items_ex(resolve=False) if key != "name"}
+            configs.append(OmegaConf.create({**shared, **own}))
             prefixes.append(log_prefix(source.get("name") or f"{index}", path))
         else:
             configs.append(OmegaConf.create({**shared, SOURCE: source}))

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from core.classes.dataloaders import Dataloaders
-from core.classes.metrics import SampleMeans
+from core.classes.metrics import WeightedMeans
 from core.classes.module import NeuralModule
 from core.optim import build_optimizer, build_scheduler
 
+INITIAL_WEIGHTS = ("init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt")  # config keys
 NOT_YET = "comes with a later version; resume a run from its Lightning checkpoint (.ckpt) instead"
 
 
@@ -34,7 +35,7 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
         self.save_hyperparameters({"cfg": OmegaConf.to_container(self._cfg)})
         self._optimizer: Optimizer | None = None
         self._scheduler: dict | None = None
-        self._means = SampleMeans()
+        self._means = WeightedMeans()
         if trainer is not None:
             self.set_trainer(trainer)
 
@@ -129,8 +130,8 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
 
     # evaluation
 
-    def evaluation_step(self, batch: object) -> dict[str, Tensor]:
-        """Metrics of one validation or test batch: name -> mean over the batch, `loss` among them."""
+    def evaluation_step(self, batch: object) -> tuple[dict[str, Tensor], int]:
+        """Metrics of one validation or test batch, `loss` among them, and over how many items each is a mean."""
         raise NotImplementedError(f"{type(self).__name__} has no evaluation_step, so it can't be validated or tested")
 
     def validation_step(self, batch: object, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
@@ -143,9 +144,10 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
         """Add the metrics of a batch to the means of the epoch; an empty batch has none."""
         if len(batch) == 0:
             return
-        for metric, value in self.evaluation_step(batch).items():
+        metrics, weight = self.evaluation_step(batch)
+        for metric, value in metrics.items():
             for name in self.logged_names(stage, f"{stage}_{metric}", dataloader_idx):
-                self._means.add(name, value, len(batch))
+                self._means.add(name, value, weight)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val_loss` and the like."""
@@ -160,7 +162,7 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
 
     def maybe_init_from_pretrained_checkpoint(self, cfg: Mapping, map_location: str = "cpu") -> None:
         """Start from another model's weights, if the config names some. Nothing named: nothing happens."""
-        for key in ("init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt"):
+        for key in INITIAL_WEIGHTS:
             if cfg.get(key) is not None:
                 raise ValueError(f"{key}={cfg[key]}: starting from another model's weights comes with a later version")
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from core.classes.metrics import WeightedMeans
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel, EncDecMaskedTokenPredModel
 from parts.batch_types import AudioNoiseBatch, BadSample
 
@@ -147,6 +148,25 @@ def test_a_batch_without_any_readable_sample_trains_nothing_and_is_counted(small
     assert all(p.grad.eq(0).all() for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_an_evaluation_does_not_depend_on_the_batch_size(small_config, batch_size):
+    model = EncDecDenoiseMaskedTokenPredModel(cfg=small_config(**{"masking.mask_prob": 0.005})).eval()
+    together = noisy_batch((1.5, 1.5, 1.5, 1.5, 1.5, 1.5))
+    means = WeightedMeans()
+    counts = []
+    for rows in torch.arange(6).split(batch_size):
+        batch = AudioNoiseBatch(*(x[rows] if isinstance(x, torch.Tensor) else x for x in vars(together).values()))
+        with torch.no_grad():
+            metrics, count = model.evaluation_step(batch)
+        means.add("loss", metrics["loss"], count)
+        counts.append(count)
+    with torch.no_grad():
+        whole, count = model.evaluation_step(together)
+    assert sum(counts) == count > 0
+    assert batch_size > 1 or 0 in counts  # an utterance without a masked step weighs nothing
+    assert means.pop()["loss"] == pytest.approx(whole["loss"].item(), rel=1e-5)
+
+
 def test_post_conv_masks_steps_and_leaves_the_config_as_written(small_config):
     cfg = small_config(mask_position="post_conv")
     model = EncDecDenoiseMaskedTokenPredModel(cfg=cfg)
@@ -184,6 +204,8 @@ def test_post_conv_trains_the_subsampling_only_without_detach(small_config, deta
         ({"decoder.num_classes": 16}, r"model\.decoder\.num_classes=16 is below"),
         ({"decoder.feat_in": 20}, r"model\.decoder\.feat_in=20 must be the encoder's width, 16"),
         ({"mask_position": "post_conv", "masking.block_size": 4}, "less than one encoder step"),
+        ({"decoder.feat_in": None}, r"model\.decoder\.feat_in is missing"),
+        ({"mask_position": "post_conv", "encoder.subsampling_factor": None}, r"encoder\.subsampling_factor is missing"),
         ({"encoder._target_": "os.system"}, r"encoder\._target_='os\.system' is not a class that configs may name"),
         ({"encoder.n_heads": 3}, "n_heads"),
     ],

@@ -26,7 +26,7 @@ class Reader(ModelPT):
         return self.layer(batch).sum()
 
     def evaluation_step(self, batch):
-        return {"loss": batch.sum()}
+        return {"loss": batch.sum()}, len(batch)
 
 
 CFG = {
@@ -155,3 +155,14 @@ def test_a_wrong_section_is_one_line_with_its_path(section, message):
     with pytest.raises(ValueError, match=message) as caught:
         sets(**section)
     assert "\n" not in str(caught.value)
+
+
+def test_a_set_that_is_a_section_of_its_own_inherits_what_it_does_not_say():
+    section = {
+        "batch_size": 4,
+        "sample_rate": 16000,
+        "manifest_filepath": [{"name": "far", "manifest_filepath": "far.json", "batch_size": 2}, "near.json"],
+    }
+    far, near = evaluation_sets(OmegaConf.create(section), "val_dl_idx", "model.validation_ds").configs
+    assert far == {"batch_size": 2, "sample_rate": 16000, "manifest_filepath": "far.json"}
+    assert near == {"batch_size": 4, "sample_rate": 16000, "manifest_filepath": "near.json"}

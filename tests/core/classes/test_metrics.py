@@ -1,23 +1,31 @@
-"""Means over samples, batches and ranks."""
+"""Means over items, batches and ranks."""
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from core.classes.metrics import SampleMeans
+from core.classes.metrics import WeightedMeans
 
 
-def test_every_sample_counts_once():
-    means = SampleMeans()
+def test_every_item_counts_once():
+    means = WeightedMeans()
     means.add("loss", torch.tensor(1.0), 4)
     means.add("loss", torch.tensor(6.0), 1)
     means.add("accuracy", torch.tensor(0.5), 2)
     assert means.pop() == {"accuracy": 0.5, "loss": 2.0}
 
 
+def test_a_batch_without_items_weighs_nothing_even_if_its_mean_is_no_number():
+    means = WeightedMeans()
+    means.add("loss", torch.tensor(float("nan")), 0)
+    means.add("none", torch.tensor(float("nan")), 0)
+    means.add("loss", torch.tensor(2.0), 3)
+    assert means.pop() == {"loss": 2.0, "none": 0.0}
+
+
 def test_each_epoch_starts_over():
-    means = SampleMeans()
+    means = WeightedMeans()
     means.add("loss", torch.tensor(1.0), 4)
     means.pop()
     assert means.pop() == {}
@@ -26,7 +34,7 @@ def test_each_epoch_starts_over():
 
 
 def test_half_precision_sums_are_kept_in_single():
-    means = SampleMeans()
+    means = WeightedMeans()
     for _ in range(5000):
         means.add("loss", torch.tensor(1.0, dtype=torch.bfloat16), 1)
     assert means.pop() == {"loss": 1.0}
@@ -34,7 +42,7 @@ def test_half_precision_sums_are_kept_in_single():
 
 def rank_main(rank: int, store: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    means = SampleMeans()
+    means = WeightedMeans()
     if rank == 0:
         means.add("first", torch.tensor(3.0), 1)
     means.add("both", torch.tensor(float(rank)), 1 + 2 * rank)

@@ -32,8 +32,8 @@ class Line(ModelPT):
         self.rates.append(self.learning_rate)
         return loss
 
-    def evaluation_step(self, batch: Tensor) -> dict[str, Tensor]:
-        return {"loss": batch[:, 0].mean(), "accuracy": (batch[:, 0] > 0.5).float().mean()}
+    def evaluation_step(self, batch: Tensor) -> tuple[dict[str, Tensor], int]:
+        return {"loss": batch[:, 0].mean(), "accuracy": (batch[:, 0] > 0.5).float().mean()}, len(batch)
 
 
 def config(**sections) -> DictConfig:
