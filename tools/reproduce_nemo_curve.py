@@ -4,7 +4,7 @@
 
 Setting: `golden/curve/config.json` and `start.safetensors` of the shared folder: 2.2 M parameters, 512 codes, real
 speech and noise, batch 8, AdamW with Noam annealing, 1,500 steps in float32. Writes OUT.json and OUT.png and prints a
-Markdown table; exits with 1 when a mean over 100 steps is more than 0.15 from both of NeMo's from step 300 on.
+Markdown table; exits with 1 when a mean over 100 steps is more than 0.15 from the mean of NeMo's two runs, step 300 on.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def train(shared: Path, steps: int, seed: int) -> list[float]:
     """The loss of each step, in nats."""
     seed_everything(seed)
     curve = shared / "golden" / "curve"
-    cfg = OmegaConf.create(json.loads((curve / "config.json").read_text()))
+    cfg = OmegaConf.create(json.loads((curve / "config.json").read_text(encoding="utf-8")))
     cfg.train_ds.manifest_filepath = str(shared / "data" / "manifests" / "speech_train.json")
     cfg.train_ds.noise_manifest = str(shared / "data" / "manifests" / "noise_train.json")
     cfg.train_ds.seed = seed

@@ -30,7 +30,7 @@ def verdicts(golden, tmp_path_factory) -> list[dict]:
     groups = ",".join(map(str, GROUPS))
     result = subprocess.run([*map(str, command), "--only", groups], capture_output=True, text=True, cwd=ROOT)
     assert report.exists(), result.stdout + result.stderr
-    return json.loads(report.read_text())
+    return json.loads(report.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda g: GROUPS[g].replace(" ", "_"))
