@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from core.classes import from_config_dict
 from data.audio_to_text import ManifestDataset
 from data.noise import load_noise_audio, load_noise_manifest, sample_noise
+from data.padding import pad_audio
 from data.samplers import Draw, EpochSampler
 from data.settings import NOT_YET, READS_NO_TEXT, DatasetSettings, refuse_unless_neutral
 from parts.batch_types import AudioNoiseBatch, AudioNoiseItem, BadSample
@@ -34,28 +35,6 @@ __all__ = [
     "pad_audio",
     "sample_noise",
 ]
-
-
-def _repeat(audio: Tensor, min_len: int) -> Tensor:
-    return audio.repeat(-(-min_len // len(audio)))[:min_len]
-
-
-def _append_zeros(audio: Tensor, min_len: int) -> Tensor:
-    return F.pad(audio, (0, min_len - len(audio)))
-
-
-PAD_AUDIO_MODES: dict[str, Callable[[Tensor, int], Tensor]] = {"repeat": _repeat, "zero": _append_zeros}
-
-
-def pad_audio(audio: Tensor, min_len: int, pad_audio_mode: str) -> Tensor:
-    """Make (N,) audio at least `min_len` samples long, by repeating it or with zeros; none at all becomes zeros."""
-    if pad_audio_mode not in PAD_AUDIO_MODES:
-        raise ValueError(f"pad_audio_mode={pad_audio_mode!r} is not one of {sorted(PAD_AUDIO_MODES)}")
-    if len(audio) >= min_len:
-        return audio
-    if len(audio) == 0:
-        return torch.zeros(min_len)
-    return PAD_AUDIO_MODES[pad_audio_mode](audio, min_len)
 
 
 class AudioNoiseDataset(ManifestDataset):

@@ -13,14 +13,12 @@ from core.classes import register_targets
 from data.samplers import Draw
 from data.settings import DatasetSettings
 from data.ssl_dataset import (
-    PAD_AUDIO_MODES,
     AudioNoiseBatch,
     AudioNoiseDataset,
     AudioNoiseItem,
     audio_noise_dataloader,
     collate_audio_noise,
     get_audio_noise_dataset_from_config,
-    pad_audio,
 )
 from parts.batch_types import BadSample
 
@@ -55,25 +53,6 @@ def same(one: AudioNoiseItem, other: AudioNoiseItem) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------------- segment
-
-
-def test_repeat_starts_again_and_zero_appends_zeros():
-    audio = torch.tensor([1.0, 2.0, 3.0])
-    assert pad_audio(audio, 7, "repeat").tolist() == [1, 2, 3, 1, 2, 3, 1]
-    assert pad_audio(audio, 5, "zero").tolist() == [1, 2, 3, 0, 0]
-
-
-@pytest.mark.parametrize("mode", PAD_AUDIO_MODES)
-def test_long_audio_is_left_alone_and_none_becomes_zeros(mode):
-    assert pad_audio(torch.ones(5), 5, mode).tolist() == [1] * 5
-    assert pad_audio(torch.zeros(0), 3, mode).tolist() == [0] * 3
-
-
-def test_an_unknown_pad_mode_is_refused_even_for_long_audio(dataset):
-    with pytest.raises(ValueError, match="pad_audio_mode='loop' is not one of"):
-        pad_audio(torch.ones(5), 3, "loop")
-    with pytest.raises(ValueError, match="pad_audio_mode='loop' is not one of"):
-        dataset(pad_audio_mode="loop")
 
 
 def test_short_utterances_are_padded_to_the_least_length(dataset):
