@@ -1,10 +1,12 @@
 """The keys of a data set section (`train_ds`, `validation_ds`, `test_ds`), checked before anything is loaded."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 
 from omegaconf import DictConfig, OmegaConf
 
+from data.padding import check_pad_audio_mode
 from parts.preprocessing.segment import check_channel_selector
 from utils.config_check import refuse_unknown_keys
 
@@ -70,10 +72,8 @@ class DatasetSettings:
     def from_config(cls, config: Mapping, path: str) -> "DatasetSettings":
         """path: where `config` stands, such as model.train_ds. Raises ValueError, in one line, naming path.key."""
         values = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else dict(config)
+        check_dataset_keys(values, path)
         known = {field.name: field for field in fields(cls)}
-        refuse_unknown_keys(values, [*known, *NOT_YET, *READS_NO_TEXT], path)
-        refuse_unless_neutral(values, NOT_YET, path, "is not supported yet")
-        refuse_unless_neutral(values, READS_NO_TEXT, path, "has no effect: no text is read")
         for name, field in known.items():
             if field.default is MISSING and values.get(name) in (None, "???"):
                 raise ValueError(f"{path}.{name} is missing; set it")
@@ -90,13 +90,22 @@ class DatasetSettings:
         for name in ("shuffle", "pin_memory", "drop_last", "trim_silence", "int_values"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not true or false")
-        for name in ("min_duration", "max_duration", "min_audio_len_secs"):
+        if not (is_number(self.min_audio_len_secs) and 0 <= self.min_audio_len_secs < math.inf):
+            raise ValueError(f"min_audio_len_secs={self.min_audio_len_secs!r} is not a number of seconds")
+        for name in ("min_duration", "max_duration"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
-                raise ValueError(f"{name}={value!r} is not a number of seconds")
+            if value is not None and not (is_number(value) and value >= 0):
+                raise ValueError(f"{name}={value!r} is not a number of seconds, or null")
+        if self.normalize_db is not None and not (is_number(self.normalize_db) and math.isfinite(self.normalize_db)):
+            raise ValueError(f"normalize_db={self.normalize_db!r} is not a level in dB, or null")
         if None not in (self.min_duration, self.max_duration) and self.min_duration > self.max_duration:
             raise ValueError(f"min_duration={self.min_duration} is above max_duration={self.max_duration}")
         check_channel_selector(self.channel_selector)
+        check_pad_audio_mode(self.pad_audio_mode)
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_dataset_keys(values: Mapping, path: str, also: Sequence[str] = ()) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from core.classes import from_config_dict
 from data.audio_to_text import ManifestDataset
 from data.noise import load_noise_audio, load_noise_manifest, sample_noise
-from data.padding import pad_audio
+from data.padding import check_pad_audio_mode, pad_audio
 from data.samplers import Draw, EpochSampler
 from data.settings import NOT_YET, READS_NO_TEXT, DatasetSettings, refuse_unless_neutral
 from parts.batch_types import AudioNoiseBatch, AudioNoiseItem, BadSample
@@ -92,7 +92,7 @@ class AudioNoiseDataset(ManifestDataset):
         refuse_unless_neutral(text_options, READS_NO_TEXT, "AudioNoiseDataset", "has no effect: no text is read")
         later_options = {"augmentor": augmentor, "return_sample_id": return_sample_id}
         refuse_unless_neutral(later_options, NOT_YET, "AudioNoiseDataset", "is not supported yet")
-        pad_audio(torch.zeros(1), 1, pad_audio_mode)  # a wrong mode stops here, not at the first short utterance
+        check_pad_audio_mode(pad_audio_mode)
         super().__init__(
             manifest_filepath=manifest_filepath,
             sample_rate=sample_rate,

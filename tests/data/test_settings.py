@@ -60,12 +60,24 @@ def test_a_missing_required_key_is_named(key):
         ("drop_last", 1),
         ("min_duration", "1"),
         ("max_duration", -2.0),
+        ("min_duration", float("nan")),
+        ("min_audio_len_secs", None),
+        ("min_audio_len_secs", float("inf")),
+        ("normalize_db", "loud"),
+        ("normalize_db", True),
+        ("pad_audio_mode", "loop"),
+        ("pad_audio_mode", ["zero"]),
         ("channel_selector", "left"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_named_with_its_path(key, value):
     with pytest.raises(ValueError, match=rf"^model\.train_ds\.{key}="):
         settings(**{key: value})
+
+
+@pytest.mark.parametrize("key", ["min_duration", "max_duration", "normalize_db"])
+def test_null_switches_a_bound_or_the_level_off(key):
+    assert getattr(settings(**{key: None}), key) is None
 
 
 def test_crossed_duration_bounds_are_an_error():
