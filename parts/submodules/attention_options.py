@@ -28,6 +28,8 @@ class AttentionOptions:
     use_pytorch_sdpa_backends: Sequence[str] = ()
 
     def __post_init__(self):
+        if self.n_heads < 1:
+            raise ValueError(f"encoder.n_heads={self.n_heads} must be at least 1")
         if self.d_model % self.n_heads:
             nearest = min(divisors(self.d_model), key=lambda n: (abs(n - self.n_heads), n))
             raise ValueError(

@@ -16,6 +16,8 @@ def test_heads_that_do_not_divide_d_model_are_refused_with_the_nearest_that_do(d
 @pytest.mark.parametrize(
     "model, options, message",
     [
+        ("rel_pos", {"n_heads": 0}, "encoder.n_heads=0 must be at least 1"),
+        ("rel_pos", {"n_heads": -4}, "encoder.n_heads=-4 must be at least 1"),
         ("rel_pos", {"d_model": 9, "n_heads": 3}, "encoder.d_model=9 must be even"),
         ("rel_pos", {"use_pytorch_sdpa_backends": ["MATH"]}, "encoder.use_pytorch_sdpa_backends has no effect"),
         ("abs_pos", {"untie_biases": False}, "encoder.untie_biases=false"),
