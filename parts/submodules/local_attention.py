@@ -38,9 +38,9 @@ class LocalRelativeAttention(RelativeAttention):
     """Each step sees `left` steps before it and `right` after it, and every global token; global tokens see all.
 
     A global token inside the window is seen twice: at its distance, and as a global token.
-    Equal to NeMo 3.0.0 but for three things. There, two or more global tokens answer queries scrambled over items,
-    heads and tokens, so an item depends on its batch; and global tokens in the padding are seen. Here not. And
-    dropout draws in another order.
+    Equal to NeMo 3.0.0 but for four things. There, two or more global tokens answer queries scrambled over items,
+    heads and tokens, so an item depends on its batch; and global tokens in the padding are seen. Here not. A window
+    of one step, such as [1, 1], works here and raises there. And dropout draws in another order.
     Source: Beltagy et al., Longformer, arXiv:2004.05150.
     """
 
