@@ -83,12 +83,12 @@ def parse_line(line: str, where: str, folder: str) -> Utterance:
         raise ValueError(f"{where}: audio_filepath={_shorten(name)} is not the path of a file; expected {EXAMPLE_LINE}")
     return Utterance(
         audio_filepath=find_audio(name, folder),
-        duration=_seconds(entry.get("duration"), "duration", where),
-        offset=_seconds(entry.get("offset"), "offset", where) or 0.0,
+        duration=parse_seconds(entry.get("duration"), "duration", where),
+        offset=parse_seconds(entry.get("offset"), "offset", where) or 0.0,
     )
 
 
-def _seconds(value: object, key: str, where: str) -> float | None:
+def parse_seconds(value: object, key: str, where: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:

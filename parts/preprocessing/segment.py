@@ -1,11 +1,18 @@
-"""A piece of an audio file as mono float32 samples at the rate the model wants."""
+"""A piece of an audio file as mono float32 samples at the rate the model wants.
+
+Decoders (soundfile, soxr, librosa) are imported on first use: importing a model must not wait for them.
+"""
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils.logging import info_once
+
+if TYPE_CHECKING:
+    import soundfile
 
 ChannelSelector = int | Sequence[int] | str | None
 
@@ -66,33 +73,46 @@ def decode(path: str | os.PathLike, offset: float = 0.0, duration: float | None 
     """
     import soundfile
 
-    try:
-        with soundfile.SoundFile(path) as file:
-            start = int(offset * file.samplerate)
-            if start and start >= file.frames:
-                raise BadAudio("bad_entry", f"offset {offset} s is beyond the end at {_seconds(file):.3f} s")
+    with open_audio(path) as file:
+        start = int(min(offset * file.samplerate, file.frames))
+        num_frames = int(min(duration * file.samplerate, file.frames)) if duration else -1
+        if start and start >= file.frames:
+            raise BadAudio("bad_entry", f"offset {offset} s is beyond the end at {length_seconds(file):.3f} s")
+        try:
             if start:
                 file.seek(start)
-            num_frames = int(duration * file.samplerate) if duration else -1
             return file.read(num_frames, dtype="float32"), file.samplerate
-    except BadAudio:
-        raise
-    except (OSError, RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
+        except (
+            soundfile.SoundFileError,  # damaged or cut FLAC: opens, but does not decode
+            MemoryError,  # a damaged FLAC header may claim up to 2**36 samples
+        ) as error:
+            raise BadAudio("unreadable", str(error)) from error
+
+
+def open_audio(path: str | os.PathLike) -> "soundfile.SoundFile":
+    """A file with its header read. Raises BadAudio."""
+    import soundfile
+
+    try:
+        return soundfile.SoundFile(path)
+    except (
+        soundfile.SoundFileError,  # no such file, a folder, text, zero bytes, a header without rate or channels
+        TypeError,  # headerless .raw, whose sample rate soundfile wants as an argument
+        UnicodeEncodeError,  # a JSON escape such as \udc80 in a file name
+    ) as error:
         raise BadAudio("unreadable", str(error)) from error
 
 
 def header_seconds(path: str | os.PathLike) -> float | None:
     """Length of a file as its header states it, in seconds; None when the header can't be read."""
-    import soundfile
-
     try:
-        with soundfile.SoundFile(path) as file:
-            return _seconds(file)
-    except (OSError, RuntimeError, TypeError, ValueError):
+        with open_audio(path) as file:
+            return length_seconds(file)
+    except BadAudio:
         return None
 
 
-def _seconds(file) -> float:
+def length_seconds(file: "soundfile.SoundFile") -> float:
     return file.frames / file.samplerate
 
 

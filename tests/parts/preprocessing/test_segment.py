@@ -127,7 +127,33 @@ def test_what_is_no_audio_is_unreadable(tmp_path, content):
     assert header_seconds(path) is None
 
 
-@pytest.mark.parametrize("offset", [1.0, 1e300])
+def test_a_path_that_is_not_utf8_is_unreadable():
+    with pytest.raises(BadAudio) as caught:
+        load_audio("\udc80.wav", RATE)
+    assert caught.value.reason == "unreadable"
+
+
+def test_more_samples_than_memory_holds_are_unreadable(ramp, monkeypatch):
+    def read(file, frames, dtype):
+        raise MemoryError("Unable to allocate 256. GiB")
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", read)
+    with pytest.raises(BadAudio, match="256") as caught:
+        load_audio(ramp, RATE)
+    assert caught.value.reason == "unreadable"
+
+
+def test_a_mistake_in_a_call_is_no_bad_audio(ramp):
+    with pytest.raises(TypeError):
+        load_audio(ramp, RATE, offset="0.5")
+
+
+@pytest.mark.parametrize("duration", [1e300, 1e308])
+def test_a_duration_beyond_every_integer_reads_to_the_end(ramp, duration):
+    assert len(load_audio(ramp, RATE, duration=duration)) == RATE
+
+
+@pytest.mark.parametrize("offset", [1.0, 1e300, 1e308])
 def test_an_offset_beyond_the_end_is_a_bad_entry(ramp, offset):
     with pytest.raises(BadAudio, match=r"beyond the end at 1\.000 s") as caught:
         load_audio(ramp, RATE, offset=offset)
@@ -158,6 +184,14 @@ def test_hostile_audio_is_refused_for_its_reason(shared_data, name):
     with pytest.raises(BadAudio) as caught:
         load_audio(shared_data / "bad" / "audio" / name, RATE)
     assert caught.value.reason == NOT_USABLE[name]
+
+
+def test_every_hostile_file_ends_in_samples_or_a_reason(shared_data):
+    for path in sorted((shared_data / "bad" / "audio").iterdir()):
+        try:
+            assert np.isfinite(load_audio(path, RATE, duration=3.0)).all()
+        except BadAudio as error:
+            assert error.reason in {"unreadable", "empty", "non_finite", "out_of_scale"}, path
 
 
 @pytest.mark.parametrize("name", USABLE)
