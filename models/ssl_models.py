@@ -77,7 +77,7 @@ class EncDecMaskedTokenPredModel(ModelPT):
         def build(name: str):
             return from_config_dict(sections[name], path=f"model.{name}")
 
-        # NeMo's order of parameters, which optimizer states in checkpoints rely on
+        # in NeMo's order, which optimizer states in its checkpoints rely on
         self.preprocessor = build("preprocessor")
         self.encoder = build("encoder")
         self.loss = build("loss")
@@ -86,11 +86,24 @@ class EncDecMaskedTokenPredModel(ModelPT):
         self.mask_processor = build("masking")
         self.decoder = build("decoder")
         self.num_rejected = 0  # samples that this rank left out in training; the data set has logged each
+        self.pre_encoder = None
         self._predict = self._predict_pre_conv
         if post_conv:
             self.pre_encoder = ConvFeatureMaskingWrapper(self.encoder.pre_encode, self.mask_processor)
             self.encoder.pre_encode = self.pre_encoder
             self._predict = self._predict_post_conv
+
+    def setup(self, stage: str) -> None:
+        """Build the loaders of a stage. For training, freeze what no gradient reaches: DDP would wait for it in vain.
+
+        That is the quantizer, whose codes have no gradient, and in post_conv mode, unless `masking.detach` is false,
+        all that stands before the mask.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            self.quantizer.requires_grad_(False)
+            if self.pre_encoder is not None and self.mask_processor.detach:
+                self.pre_encoder.requires_grad_(False)
 
     # what goes in and what comes out
 

@@ -190,6 +190,28 @@ def test_post_conv_trains_the_subsampling_only_without_detach(small_config, deta
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"quantizer.freeze": False},
+        {"masking.freeze": False},
+        {"mask_position": "post_conv"},
+        {"mask_position": "post_conv", "masking.freeze": False},
+        {"mask_position": "post_conv", "masking.freeze": False, "masking.detach": False},
+    ],
+    ids=str,
+)
+def test_in_training_every_parameter_that_may_get_a_gradient_gets_one(small_config, changes):
+    model = EncDecDenoiseMaskedTokenPredModel(cfg=small_config(train_ds=None, **changes))
+    model.setup("fit")
+    half_masked(model, batch := noisy_batch())
+    model.step(batch).loss.backward()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without
+    assert model.decoder.decoder_layers[0].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"quantiser": {}}, r"model\.quantiser is not .* did you mean 'quantizer'"),
@@ -199,6 +221,11 @@ def test_post_conv_trains_the_subsampling_only_without_detach(small_config, deta
         ({"restore_from": "a.nemo"}, r"model\.restore_from=a\.nemo: starting from another model comes in a later"),
         ({"mask_position": "midway"}, "mask_position='midway' is not one of pre_conv, post_conv"),
         ({"spec_augment.time_masks": 2}, r"spec_augment\.time_masks=2 has no effect"),
+        ({"spec_augment.rect_masks": 1}, r"spec_augment\.rect_masks=1 has no effect"),
+        ({"sample_rate": 8000, "preprocessor.sample_rate": 16000}, r"model\.sample_rate=8000 and model\.preprocessor"),
+        ({"num_books": 3, "quantizer.num_books": 1}, r"model\.num_books=3 and model\.quantizer\.num_books=1 must be"),
+        ({"encoder.feat_in": 64}, r"model\.preprocessor\.features=80 and model\.encoder\.feat_in=64 must be equal"),
+        ({"masking.feat_in": 64}, r"model\.encoder\.feat_in=80 and model\.masking\.feat_in=64 must be equal"),
         ({"dropout_features": 0.1}, r"model\.dropout_features=0\.1 has no effect"),
         ({"decoder.num_decoders": 2}, r"model\.decoder\.num_decoders=2 must equal"),
         ({"decoder.num_classes": 16}, r"model\.decoder\.num_classes=16 is below"),
