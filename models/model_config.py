@@ -5,6 +5,7 @@ from omegaconf import DictConfig, OmegaConf
 from core.classes.model import INITIAL_WEIGHTS
 from data.settings import check_dataset_keys
 from utils.config_check import refuse_unknown_keys
+from utils.logging import warn_once
 
 SIZES = {"sample_rate", "num_classes", "num_books", "code_dim", "squeeze_single", "mask_position"}
 MODULES = {"preprocessor", "spec_augment", "masking", "quantizer", "encoder", "decoder", "loss"}
@@ -20,6 +21,17 @@ UNUSED_BY_NEST = {
 }
 KNOWN = SIZES | MODULES | set(DATA) | OPTIMIZATION | START | WRITTEN_BY_NEMO | set(UNUSED_BY_NEST)
 MASK_POSITIONS = ("pre_conv", "post_conv")
+REPEATED = (  # said in two places of a config
+    ("sample_rate", "preprocessor.sample_rate"),
+    ("num_classes", "quantizer.num_classes"),
+    ("num_books", "quantizer.num_books"),
+    ("code_dim", "quantizer.code_dim"),
+    ("squeeze_single", "quantizer.squeeze_single"),
+    ("squeeze_single", "decoder.squeeze_single"),
+    ("squeeze_single", "loss.squeeze_single"),
+)
+REPEATED_UNSPLICED = (("preprocessor.features", "encoder.feat_in"),)  # frame_splicing multiplies the features
+REPEATED_IN_PRE_CONV = (("encoder.feat_in", "masking.feat_in"), ("encoder.feat_in", "quantizer.feat_in"))
 
 
 def check_model_config(cfg: DictConfig) -> None:
@@ -36,7 +48,7 @@ def check_model_config(cfg: DictConfig) -> None:
     for key, neutral in UNUSED_BY_NEST.items():
         if cfg.get(key, neutral) != neutral:
             raise ValueError(f"model.{key}={cfg[key]} has no effect in NEST (NeMo 3.0.0 never reads it): remove it")
-    for key in ("freq_masks", "time_masks"):
+    for key in ("freq_masks", "time_masks", "rect_masks"):
         if cfg.spec_augment.get(key, 0):
             raise ValueError(
                 f"model.spec_augment.{key}={cfg.spec_augment[key]} has no effect in NEST "
@@ -45,12 +57,23 @@ def check_model_config(cfg: DictConfig) -> None:
     position = cfg.get("mask_position", "pre_conv")
     if position not in MASK_POSITIONS:
         raise ValueError(f"model.mask_position={position!r} is not one of {', '.join(MASK_POSITIONS)}")
+    if not cfg.quantizer.get("freeze", True):
+        warn_once("model.quantizer.freeze=false has no effect: codes carry no gradient")
+    if position == "post_conv" and not cfg.masking.get("freeze", True) and cfg.masking.get("detach", True):
+        warn_once("model.masking.freeze=false has no effect in post_conv mode, unless model.masking.detach=false")
     _check_sizes_agree(cfg)
 
 
 def _check_sizes_agree(cfg: DictConfig) -> None:
     """Encoder, decoder, quantizer and loss must speak of the same vectors and codes."""
     _check_present(cfg, "encoder.d_model", "decoder.feat_in", "decoder.num_classes", "quantizer.num_classes")
+    pre_conv = cfg.get("mask_position", "pre_conv") == "pre_conv"  # post_conv sets these sizes itself
+    unspliced = cfg.preprocessor.get("frame_splicing", 1) == 1
+    pairs = REPEATED + (REPEATED_UNSPLICED if unspliced else ()) + (REPEATED_IN_PRE_CONV if pre_conv else ())
+    for key, other in pairs:
+        first, second = OmegaConf.select(cfg, key), OmegaConf.select(cfg, other)
+        if None not in (first, second) and first != second:
+            raise ValueError(f"model.{key}={first} and model.{other}={second} must be equal")
     books = cfg.quantizer.get("num_books", 1)
     for section in ("decoder", "loss"):
         if cfg[section].get("num_decoders", 1) != books:
