@@ -27,7 +27,7 @@ class typecheck:
     """Decorator of methods of `Typing` classes: keywords only, names, rank and kind checked, outputs tagged.
 
     A wrong call raises TypeError in one line: which input of which class, what it got, what was expected.
-    Under torch.compile the checks are left out: the first eager call has made them.
+    Under torch.compile the checks are left out: only eager calls are checked.
     """
 
     enabled = True
