@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from train import main
-from utils.hydra_runner import command_line
+from utils.hydra_runner import compose_config, read_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
@@ -73,10 +72,8 @@ def data(tmp_path, monkeypatch) -> Path:
 
 
 def config(*overrides: str, name: str = "nest_fast-conformer") -> DictConfig:
-    """What `train.py` would get; flags left out."""
-    folder = ROOT / "config"
-    with initialize_config_dir(str(folder), version_base="1.3"):
-        return compose(name, [o for o in command_line(list(overrides), folder) if not o.startswith("-")])
+    """What `train.py` would get."""
+    return compose_config(read_arguments(overrides, "config", name), ROOT)
 
 
 def tiny(*overrides: str) -> DictConfig:
