@@ -60,7 +60,10 @@ class FilterbankFeatures(nn.Module):
         super().__init__()
         refuse_removed(stft_exact_pad=stft_exact_pad, stft_conv=stft_conv)
         n_fft = resolve_n_fft(n_fft, n_window_size, n_window_stride)
-        check_options(n_window_stride, log_zero_guard_type, pad_to, frame_splicing, exact_pad)
+        check_framing(n_window_stride, exact_pad, pad_to, frame_splicing)
+        if log_zero_guard_type not in LOG_GUARDS:
+            raise ValueError(f"preprocessor.log_zero_guard_type={log_zero_guard_type!r} is not one of {[*LOG_GUARDS]}")
+        check_augmentation(dither, nb_augmentation_prob)
 
         self.sample_rate = sample_rate
         self.win_length = n_window_size
@@ -199,10 +202,8 @@ LOG_GUARDS: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 
 
-def check_options(
-    stride_samples: int, log_zero_guard_type: str, pad_to: int | str, frame_splicing: int, exact_pad: bool
-) -> None:
-    """Raise ValueError for what `FilterbankFeatures` cannot compute."""
+def check_framing(stride_samples: int, exact_pad: bool, pad_to: int | str, frame_splicing: int) -> None:
+    """Raise ValueError for numbers of samples or frames that don't fit."""
     if exact_pad and stride_samples % 2:
         raise ValueError(
             f"preprocessor.exact_pad=True needs an even stride, not {stride_samples} samples: as many zeros stand "
@@ -210,19 +211,25 @@ def check_options(
         )
     if frame_splicing < 1:
         raise ValueError(f"preprocessor.frame_splicing={frame_splicing} must be at least 1 (1: no splicing)")
-    if log_zero_guard_type not in LOG_GUARDS:
-        raise ValueError(f"preprocessor.log_zero_guard_type={log_zero_guard_type!r} is not one of {[*LOG_GUARDS]}")
-    if not (pad_to == "max" or isinstance(pad_to, int)):
+    if not (pad_to == "max" or (type(pad_to) is int and pad_to >= 0)):
         raise ValueError(f"preprocessor.pad_to={pad_to!r} must be a number of frames (0: no padding) or 'max'")
 
 
+def check_augmentation(dither: float, nb_augmentation_prob: float) -> None:
+    """Raise ValueError for noise or a share of items that can't be."""
+    if dither < 0:
+        raise ValueError(f"preprocessor.dither={dither} must be at least 0 (0: none)")
+    if not 0 <= nb_augmentation_prob <= 1:
+        raise ValueError(f"preprocessor.nb_augmentation_prob={nb_augmentation_prob} is not in [0, 1]")
+
+
 def log_guard_number(value: float | str) -> float:
-    """The number behind `log_zero_guard_value`."""
-    if not isinstance(value, str):
-        return value
-    if value not in ("tiny", "eps"):
-        raise ValueError(f"preprocessor.log_zero_guard_value={value!r} must be a number, 'tiny' or 'eps'")
-    return getattr(torch.finfo(torch.float32), value)
+    """The number behind `log_zero_guard_value`. Raises ValueError unless it is above 0: silence would become -inf."""
+    if value in ("tiny", "eps"):
+        return getattr(torch.finfo(torch.float32), value)
+    if isinstance(value, str) or not value > 0:
+        raise ValueError(f"preprocessor.log_zero_guard_value={value!r} must be above 0, 'tiny' or 'eps'")
+    return value
 
 
 def refuse_removed(**options: bool) -> None:
