@@ -73,7 +73,6 @@ class FilterbankFeatures(nn.Module):
         self.stft_pad_amount = (n_fft - n_window_stride) // 2 if exact_pad else None
         self.normalize = normalize
         self.preemph = preemph
-        self.nfilt = nfilt
         self.log = log
         self.log_zero_guard_type = log_zero_guard_type
         self.log_zero_guard_value = log_guard_number(log_zero_guard_value)

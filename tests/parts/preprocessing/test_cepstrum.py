@@ -5,7 +5,10 @@ import torch
 
 from parts.preprocessing.cepstrum import MelCepstrum, cosine_transform, reflect_ends
 
-SMALL = {"sample_rate": 8000, "n_window_size": 200, "n_window_stride": 80, "n_mels": 24, "n_mfcc": 13}
+SMALL = {
+    "sample_rate": 8000, "n_window_size": 200, "n_window_stride": 80, "window": "hann", "n_fft": None, "lowfreq": 0.0,
+    "highfreq": None, "n_mels": 24, "n_mfcc": 13, "dct_type": 2, "norm": "ortho", "log": True,
+}  # fmt: skip
 
 
 def speechlike(num_samples: int, seed: int = 0) -> torch.Tensor:
@@ -46,7 +49,7 @@ def test_an_item_is_the_same_alone_and_in_a_batch(log):
     batch, lengths = torch.full((3, 4000), 0.7), torch.tensor([4000, 2503, 90])
     for row, item in zip(batch, items, strict=True):
         row[: item.shape[1]] = item[0]
-    together, frames = MelCepstrum(**SMALL, log=log)(batch, lengths)
+    together, frames = MelCepstrum(**SMALL | {"log": log})(batch, lengths)
     assert frames.tolist() == [50, 32, 2]                            # every begun stride counts
     for i, item in enumerate(items):
         torch.testing.assert_close(together[i, :, : frames[i]], mfcc(item, log=log)[0, :, : frames[i]])
@@ -75,7 +78,8 @@ def test_ends_are_mirrored_as_numpy_does(length):
 
 @pytest.mark.parametrize("num_samples", [0, 1, 79])
 def test_the_shortest_audio_is_defined(num_samples):
-    coefficients, frames = MelCepstrum(**SMALL, log=False)(torch.ones(2, num_samples), torch.tensor([num_samples, 0]))
+    layer = MelCepstrum(**SMALL | {"log": False})
+    coefficients, frames = layer(torch.ones(2, num_samples), torch.tensor([num_samples, 0]))
     assert coefficients.isfinite().all() and frames.tolist() == [min(1, num_samples), 0]
 
 
@@ -110,6 +114,6 @@ def test_bad_options_are_named(options, message):
 @pytest.mark.gpu
 def test_cuda_gives_the_coefficients_of_the_cpu():
     x, lengths = speechlike(4000), torch.tensor([4000])
-    layer = MelCepstrum(**SMALL, log=False)
+    layer = MelCepstrum(**SMALL | {"log": False})
     expected, _ = layer(x, lengths)
     torch.testing.assert_close(layer.cuda()(x.cuda(), lengths.cuda())[0].cpu(), expected, atol=1e-2, rtol=1e-4)
