@@ -128,10 +128,10 @@ class ConformerEncoder(NeuralModule):
     @property
     def input_types(self) -> dict[str, NeuralType]:
         return {
-            "audio_signal": NeuralType(("B", "D", "T"), SpectrogramType()),
+            "audio_signal": NeuralType(("B", "F", "T"), SpectrogramType()),
             "length": NeuralType(("B",), LengthsType()),
-            "cache_last_channel": NeuralType(("D", "B", "T", "D"), ChannelType(), optional=True),
-            "cache_last_time": NeuralType(("D", "B", "D", "T"), ChannelType(), optional=True),
+            "cache_last_channel": NeuralType(None, ChannelType(), optional=True),
+            "cache_last_time": NeuralType(None, ChannelType(), optional=True),
             "cache_last_channel_len": NeuralType(("B",), LengthsType(), optional=True),
             "bypass_pre_encode": NeuralType((), BoolType(), optional=True),
         }
@@ -139,7 +139,7 @@ class ConformerEncoder(NeuralModule):
     @property
     def output_types(self) -> dict[str, NeuralType]:
         return {
-            "outputs": NeuralType(("B", "D", "T"), AcousticEncodedRepresentation()),
+            "outputs": NeuralType(("B", "D", "S"), AcousticEncodedRepresentation()),
             "encoded_lengths": NeuralType(("B",), LengthsType()),
         }
 

@@ -47,12 +47,12 @@ class MLMLoss(Loss):
     @property
     def input_types(self) -> dict[str, NeuralType]:
         return {
-            "spec_masks": NeuralType(("B", "D", "T"), optional=True),
-            "decoder_outputs": NeuralType(("B", "T", "D"), LogprobsType()),
-            "targets": NeuralType(("B", "T"), LabelsType()),
+            "spec_masks": NeuralType(("B", "F", "T"), optional=True),
+            "decoder_outputs": NeuralType(("B", "S", "V"), LogprobsType()),
+            "targets": NeuralType(("B", "S"), LabelsType()),
             "decoder_lengths": LENGTHS,
             "target_lengths": LENGTHS,
-            "masks": NeuralType(("B", "D", "T"), optional=True),
+            "masks": NeuralType(("B", "F", "T"), optional=True),
         }
 
     @property
@@ -103,11 +103,11 @@ class MultiMLMLoss(Loss):
 
     @property
     def input_types(self) -> dict[str, NeuralType]:
-        books = () if self.squeeze_books else ("H",)
+        books = () if self.squeeze_books else ("Q",)
         return {
-            "masks": NeuralType(("B", "D", "T")),
-            "decoder_outputs": NeuralType(("B", "T", "C", *books), LogprobsType()),
-            "targets": NeuralType(("B", "T", *books), LabelsType()),
+            "masks": NeuralType(("B", "F", "T")),
+            "decoder_outputs": NeuralType(("B", "S", "V", *books), LogprobsType()),
+            "targets": NeuralType(("B", "S", *books), LabelsType()),
             "decoder_lengths": LENGTHS,
             "target_lengths": LENGTHS,
         }

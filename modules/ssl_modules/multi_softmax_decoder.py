@@ -66,11 +66,11 @@ class MultiSoftmaxDecoder(NeuralModule):
 
     @property
     def input_types(self) -> dict[str, NeuralType]:
-        return {"encoder_output": NeuralType(("B", "D", "T"), AcousticEncodedRepresentation())}
+        return {"encoder_output": NeuralType(("B", "D", "S"), AcousticEncodedRepresentation())}
 
     @property
     def output_types(self) -> dict[str, NeuralType]:
-        axes = ("B", "T", "C") if self.squeeze_books else ("B", "T", "C", "H")
+        axes = ("B", "S", "V") if self.squeeze_books else ("B", "S", "V", "Q")
         return {"logprobs": NeuralType(axes, LogprobsType())}
 
     @typecheck()

@@ -90,16 +90,16 @@ class RandomProjectionVectorQuantizer(NeuralModule):
 
     @property
     def input_types(self) -> dict[str, NeuralType]:
-        axes = ("B", "T", "D") if self.time_ahead else ("B", "D", "T")
+        axes = ("B", "T", "F") if self.time_ahead else ("B", "F", "T")
         return {"input_signal": NeuralType(axes, SpectrogramType())}
 
     @property
     def output_types(self) -> dict[str, NeuralType]:
-        books = () if self.squeeze_books else ("H",)
-        axes = ("B", "T", "D") if self.time_ahead else ("B", "D", "T")
+        books = () if self.squeeze_books else ("Q",)
+        axes = ("B", "S", "C") if self.time_ahead else ("B", "C", "S")
         return {
             "xq": NeuralType((*axes, *books), SpectrogramType()),
-            "xid": NeuralType(("B", "T", *books), LabelsType()),
+            "xid": NeuralType(("B", "S", *books), LabelsType()),
         }
 
     @typecheck()
@@ -152,8 +152,8 @@ class RandomProjectionVectorQuantizer(NeuralModule):
 def best_codes(steps: Tensor, projection: Tensor, codebooks: Tensor, offsets: Tensor) -> Tensor:
     """Index of each step's best code in each book, in the precision of `codebooks`, a chunk of steps at a time.
 
-    steps: (N, E); projection: (Q*C, E); codebooks: (Q, V, C); offsets: (Q, V).
-    Returns (N, Q) int64: argmax over V of normalised(projection @ step) . code - offset.
+    steps: (B*S, c*F); projection: (Q*C, c*F); codebooks: (Q, V, C); offsets: (Q, V).
+    Returns (B*S, Q) int64: argmax over V of normalised(projection @ step) . code - offset.
     """
     num_books, num_classes, code_dim = codebooks.shape
     chunk_steps = max(1, MAX_SCORES // max(num_books * num_classes, projection.shape[1]))

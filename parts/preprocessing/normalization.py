@@ -40,9 +40,9 @@ def leave_unnormalized(x: Tensor, padding: Tensor) -> Tensor:
 
 
 class FixedNormalization(nn.Module):
-    """(x - mean) / std with given numbers: D values each, one per feature.
+    """(x - mean) / std with given numbers: F values each, one per feature.
 
-    NeMo 3.0.0 takes B x D values only, in the order of the batch, and so one batch size; that works here too.
+    NeMo 3.0.0 takes B x F values only, in the order of the batch, and so one batch size; that works here too.
     """
 
     def __init__(self, fixed_mean: Sequence[float], fixed_std: Sequence[float], num_features: int):

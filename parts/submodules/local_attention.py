@@ -1,7 +1,7 @@
 """Relative attention inside a window, with optional global tokens: memory grows with S, not with S squared.
 
-Steps are cut into N blocks of W = max(left, right) steps; the queries of a block find all their keys in the block
-itself and in its two neighbours, 3W keys.
+Steps are cut into S/W blocks, rounded up, of W = max(left, right) steps; the queries of a block find all their keys
+in the block itself and in its two neighbours, 3W keys.
 """
 
 import math
@@ -29,8 +29,8 @@ def window_mask(padding: Tensor, context: Sequence[int]) -> WindowMask:
     width, steps = max(context), padding.size(1)
     query = torch.arange(width, device=padding.device).unsqueeze(1)
     ahead = torch.arange(-width, 2 * width, device=padding.device) - query     # (W, 3W), key minus query
-    padded_keys = neighbourhoods(padding[:, None, :, None], width, fill=True).transpose(3, 4)  # (B, 1, N, 1, 3W)
-    hidden = (ahead < -left) | (ahead > right) | padded_keys                   # (B, 1, N, W, 3W)
+    padded_keys = neighbourhoods(padding[:, None, :, None], width, fill=True).transpose(3, 4)  # (B, 1, S/W, 1, 3W)
+    hidden = (ahead < -left) | (ahead > right) | padded_keys                   # (B, 1, S/W, W, 3W)
     return WindowMask(padding, hidden.flatten(2, 3)[:, :, :steps])
 
 
@@ -89,11 +89,11 @@ class LocalRelativeAttention(RelativeAttention):
         by_distance = self.distance_scores(query, positions)  # (B, H, S, L+R+1)
         before, after = by_distance.split([self.left, self.right + 1], dim=3)
         gap = by_distance.new_zeros(*by_distance.shape[:3], 2 * self.width - self.left - self.right)
-        by_distance = blocks(torch.cat([before, gap, after], dim=3), self.width)  # (B, H, N, W, 2W+1)
+        by_distance = blocks(torch.cat([before, gap, after], dim=3), self.width)  # (B, H, S/W, W, 2W+1)
 
-        keys = neighbourhoods(key, self.width)  # (B, H, N, 3W, D/H)
+        keys = neighbourhoods(key, self.width)  # (B, H, S/W, 3W, D/H)
         by_content = blocks(query + self.pos_bias_u.unsqueeze(1), self.width) @ keys.transpose(3, 4)
-        scores = (by_content + distances_to_neighbours(by_distance)) / math.sqrt(query.size(3))  # (B, H, N, W, 3W)
+        scores = (by_content + distances_to_neighbours(by_distance)) / math.sqrt(query.size(3))  # (B, H, S/W, W, 3W)
         return scores.flatten(2, 3)[:, :, : query.size(2)]
 
     def window_sum(self, weights: Tensor, value: Tensor) -> Tensor:
@@ -109,12 +109,12 @@ def content_scores(query: Tensor, key: Tensor, padding: Tensor) -> Tensor:
 
 
 def blocks(x: Tensor, width: int) -> Tensor:
-    """(B, H, S, C) -> (B, H, N, W, C), zeros after the end."""
+    """(B, H, S, C) -> (B, H, S/W, W, C), zeros after the end."""
     return F.pad(x, (0, 0, 0, -x.size(2) % width)).unflatten(2, (-1, width))
 
 
 def neighbourhoods(x: Tensor, width: int, fill: float = 0.0) -> Tensor:
-    """(B, H, S, C) -> (B, H, N, 3W, C): each block with the block before it and the block after it."""
+    """(B, H, S, C) -> (B, H, S/W, 3W, C): each block with the block before it and the block after it."""
     x = F.pad(x, (0, 0, width, width + -x.size(2) % width), value=fill)
     return x.unfold(2, 3 * width, width).transpose(3, 4)
 
