@@ -106,7 +106,8 @@ def test_messages_of_the_run_are_kept_in_a_file():
 
 def test_files_to_copy_are_copied_or_missed_by_name():
     Path("notes.txt").write_text("a", encoding="utf-8")
-    assert (exp_manager(new_trainer(), {"files_to_copy": ["notes.txt"]}) / "notes.txt").read_text() == "a"
+    folder = exp_manager(new_trainer(), {"files_to_copy": ["notes.txt"]})
+    assert (folder / "notes.txt").read_text(encoding="utf-8") == "a"
     with pytest.raises(FileNotFoundError, match=r"files_to_copy: missing\.txt"):
         exp_manager(new_trainer(), {"files_to_copy": ["missing.txt"]})
 

@@ -10,7 +10,7 @@ import torch
 from core.optim import lr_scheduler
 from core.optim.lr_scheduler import NEMO_SCHEDULERS, SCHEDULERS, UNCONFIGURABLE
 
-RECORD = json.loads((Path(__file__).parent / "nemo_3_0_0.json").read_text())
+RECORD = json.loads((Path(__file__).parent / "nemo_3_0_0.json").read_text(encoding="utf-8"))
 RECORDS = [pytest.param(r["name"], r["arguments"], r["rates"], id=f"{r['name']}-{i}")
            for i, r in enumerate(RECORD["schedules"])]  # fmt: skip
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from core.optim.optimizers import OPTIMIZERS, UNUSABLE, build_optimizer
 
-RECORD = json.loads((Path(__file__).parent / "nemo_3_0_0.json").read_text())["optimizers"]
+RECORD = json.loads((Path(__file__).parent / "nemo_3_0_0.json").read_text(encoding="utf-8"))["optimizers"]
 RECORDS = [pytest.param(r["name"], r["arguments"], r["weights"], id=f"{r['name']}-{i}") for i, r in enumerate(RECORD)]
 
 
