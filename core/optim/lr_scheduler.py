@@ -14,6 +14,7 @@ with constant steps, give all groups the rate of the first).
 """
 
 import math
+from dataclasses import dataclass
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
@@ -49,29 +50,13 @@ def check_min_lr(optimizer: Optimizer, min_lr: float) -> None:
             raise ValueError(f"min_lr={min_lr} is above the optimizer's lr={base_lr}: lower min_lr or raise lr")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SquareAnnealing(WarmupPolicy):
     """Square of the share of steps that are left after warm-up."""
 
-    needs_max_steps = True
+    min_lr: float = 1e-5
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        *,
-        max_steps: int | None = None,
-        min_lr: float = 1e-5,
-        last_epoch: int = -1,
-        warmup_steps: int | None = None,
-        warmup_ratio: float | None = None,
-    ):
-        super().__init__(
-            optimizer,
-            warmup_steps=warmup_steps,
-            warmup_ratio=warmup_ratio,
-            max_steps=max_steps,
-            min_lr=min_lr,
-            last_epoch=last_epoch,
-        )
+    needs_max_steps = True
 
     def anneal(self, base_lr: float, step: int) -> float:
         left = (self.max_steps - step) / (self.max_steps - self.warmup_steps)
@@ -106,43 +91,25 @@ class InverseSquareRootAnnealing(WarmupPolicy):
         return base_lr / ((step + 1) / (self.warmup_steps + 1)) ** 0.5
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class PolynomialDecayAnnealing(WarmupPolicy):
     """Share of steps left after warm-up to the `power`, from the base rate to `min_lr`.
 
-    cycle: NeMo's argument. A new cycle would begin beyond max_steps, where the rate is `min_lr`: it changes nothing.
+    cycle: NeMo's argument. A new cycle would begin beyond max_steps, where the rate is `min_lr`: it has no effect, in
+    NeMo neither.
     """
+
+    power: float = 1.0
+    cycle: bool = False
 
     needs_max_steps = True
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        *,
-        max_steps: int | None = None,
-        min_lr: float = 0.0,
-        power: float = 1.0,
-        cycle: bool = False,
-        last_epoch: int = -1,
-        warmup_steps: int | None = None,
-        warmup_ratio: float | None = None,
-    ):
-        self.power = power
-        self.cycle = cycle
-        super().__init__(
-            optimizer,
-            warmup_steps=warmup_steps,
-            warmup_ratio=warmup_ratio,
-            max_steps=max_steps,
-            min_lr=min_lr,
-            last_epoch=last_epoch,
-        )
-
     def anneal(self, base_lr: float, step: int) -> float:
         decay_steps = self.max_steps - self.warmup_steps
-        return polynomial(base_lr, self.min_lr, step - self.warmup_steps, decay_steps, self.power, self.cycle)
+        return polynomial(base_lr, self.min_lr, step - self.warmup_steps, decay_steps, self.power)
 
 
-def polynomial(base_lr: float, min_lr: float, step: int, decay_steps: int, power: float, cycle: bool) -> float:
+def polynomial(base_lr: float, min_lr: float, step: int, decay_steps: int, power: float, cycle: bool = False) -> float:
     """From `base_lr` at step 0 to `min_lr` at `decay_steps`; beyond, `min_lr`, or with `cycle` a longer decay."""
     if decay_steps < 1:
         return min_lr
@@ -172,40 +139,21 @@ class WarmupHoldAnnealLinear(WarmupHoldPolicy):
         return base_lr - (base_lr - self.min_lr) * done
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class NoamHoldAnnealing(WarmupHoldPolicy):
     """Base rate x (warm-up / (step - hold)) ** decay_rate after the hold (Squeezeformer, arXiv:2206.00888).
 
     Unlike NoamAnnealing, the optimizer's lr is the peak rate. decay_rate 0.5 is Noam's, 1.0 Squeezeformer's.
     """
 
+    decay_rate: float = 0.5
+
     needs_max_steps = True
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        *,
-        max_steps: int | None = None,
-        decay_rate: float = 0.5,
-        min_lr: float = 0.0,
-        last_epoch: int = -1,
-        warmup_steps: int | None = None,
-        warmup_ratio: float | None = None,
-        hold_steps: int | None = None,
-        hold_ratio: float | None = None,
-    ):
-        if not count_steps("warmup", warmup_steps, warmup_ratio, max_steps):
+    def __post_init__(self):
+        if not count_steps("warmup", self.warmup_steps, self.warmup_ratio, self.max_steps):
             raise ValueError("NoamHoldAnnealing decays from its warm-up: set warmup_steps (or warmup_ratio) above 0")
-        self.decay_rate = decay_rate
-        super().__init__(
-            optimizer,
-            warmup_steps=warmup_steps,
-            warmup_ratio=warmup_ratio,
-            hold_steps=hold_steps,
-            hold_ratio=hold_ratio,
-            max_steps=max_steps,
-            min_lr=min_lr,
-            last_epoch=last_epoch,
-        )
+        super().__post_init__()
 
     def anneal(self, base_lr: float, step: int) -> float:
         held = max(0, self.hold_steps - self.warmup_steps)
@@ -213,6 +161,7 @@ class NoamHoldAnnealing(WarmupHoldPolicy):
         return max(base_lr * grown / max(1, (step - held) ** self.decay_rate), self.min_lr)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class PolynomialHoldDecayAnnealing(WarmupHoldPolicy):
     """Polynomial decay after the hold.
 
@@ -220,34 +169,10 @@ class PolynomialHoldDecayAnnealing(WarmupHoldPolicy):
     longer decay where the first is over. Both as in NeMo; give hold_steps=0 for a decay from the end of warm-up.
     """
 
-    needs_max_steps = True
+    power: float = 1.0
+    cycle: bool = False
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        *,
-        max_steps: int | None = None,
-        min_lr: float = 0.0,
-        power: float = 1.0,
-        cycle: bool = False,
-        last_epoch: int = -1,
-        warmup_steps: int | None = None,
-        warmup_ratio: float | None = None,
-        hold_steps: int | None = None,
-        hold_ratio: float | None = None,
-    ):
-        self.power = power
-        self.cycle = cycle
-        super().__init__(
-            optimizer,
-            warmup_steps=warmup_steps,
-            warmup_ratio=warmup_ratio,
-            hold_steps=hold_steps,
-            hold_ratio=hold_ratio,
-            max_steps=max_steps,
-            min_lr=min_lr,
-            last_epoch=last_epoch,
-        )
+    needs_max_steps = True
 
     def anneal(self, base_lr: float, step: int) -> float:
         decay_steps = self.max_steps - max(self.warmup_steps, self.hold_steps)
@@ -257,29 +182,9 @@ class PolynomialHoldDecayAnnealing(WarmupHoldPolicy):
 class CosineAnnealing(WarmupAnnealHoldPolicy):
     """Half a cosine from the base rate to `min_lr`. With constant steps the warm-up starts at 0, as in NeMo."""
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        *,
-        max_steps: int | None = None,
-        min_lr: float = 0.0,
-        last_epoch: int = -1,
-        warmup_steps: int | None = None,
-        warmup_ratio: float | None = None,
-        constant_steps: int | None = None,
-        constant_ratio: float | None = None,
-    ):
-        check_min_lr(optimizer, min_lr)
-        super().__init__(
-            optimizer,
-            warmup_steps=warmup_steps,
-            warmup_ratio=warmup_ratio,
-            constant_steps=constant_steps,
-            constant_ratio=constant_ratio,
-            max_steps=max_steps,
-            min_lr=min_lr,
-            last_epoch=last_epoch,
-        )
+    def __post_init__(self):
+        check_min_lr(self.optimizer, self.min_lr)
+        super().__post_init__()
 
     def warm_up(self, base_lr: float, step: int) -> float:
         if self.constant_steps > 0:
@@ -292,6 +197,7 @@ class CosineAnnealing(WarmupAnnealHoldPolicy):
         return self.min_lr + (base_lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class NoamAnnealing(Schedule):
     """lr x d_model^-0.5 x min(step^-0.5, step x warmup_steps^-1.5): the optimizer's lr is a factor, not a rate.
 
@@ -299,23 +205,16 @@ class NoamAnnealing(Schedule):
     gives warmup_ratio its meaning: the rate goes on falling beyond it. (Attention Is All You Need, arXiv:1706.03762.)
     """
 
+    d_model: int
+    warmup_steps: int | None = None
+    warmup_ratio: float | None = None
+
     needs_max_steps = False
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        *,
-        d_model: int,
-        warmup_steps: int | None = None,
-        warmup_ratio: float | None = None,
-        max_steps: int | None = None,
-        min_lr: float = 0.0,
-        last_epoch: int = -1,
-    ):
-        check_min_lr(optimizer, min_lr)
-        self.d_model = d_model
-        self.warmup_steps = count_steps("warmup", warmup_steps, warmup_ratio, max_steps)
-        super().__init__(optimizer, max_steps=max_steps, min_lr=min_lr, last_epoch=last_epoch)
+    def __post_init__(self):
+        check_min_lr(self.optimizer, self.min_lr)
+        self.warmup_steps = count_steps("warmup", self.warmup_steps, self.warmup_ratio, self.max_steps)
+        super().__post_init__()
 
     def rate(self, base_lr: float, step: int) -> float:
         step = max(1, step)
