@@ -40,6 +40,7 @@ from core.optim.phases import (
     WarmupPolicy,
     count_steps,
 )
+from utils.logging import warn_once
 
 
 def check_min_lr(optimizer: Optimizer, min_lr: float) -> None:
@@ -96,13 +97,18 @@ class PolynomialDecayAnnealing(WarmupPolicy):
     """Share of steps left after warm-up to the `power`, from the base rate to `min_lr`.
 
     cycle: NeMo's argument. A new cycle would begin beyond max_steps, where the rate is `min_lr`: it has no effect, in
-    NeMo neither.
+    NeMo neither, and says so.
     """
 
     power: float = 1.0
     cycle: bool = False
 
     needs_max_steps = True
+
+    def __post_init__(self):
+        if self.cycle:
+            warn_once("PolynomialDecayAnnealing: cycle has no effect; remove it, or use PolynomialHoldDecayAnnealing")
+        super().__post_init__()
 
     def anneal(self, base_lr: float, step: int) -> float:
         decay_steps = self.max_steps - self.warmup_steps

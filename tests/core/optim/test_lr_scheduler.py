@@ -136,3 +136,12 @@ def test_a_phase_given_twice_or_as_a_share_of_nothing_is_an_error(phase):
 def test_arguments_that_make_no_schedule_are_refused_at_once(name, arguments, message):
     with pytest.raises(ValueError, match=message):
         getattr(lr_scheduler, name)(sgd(), **arguments)
+
+
+def test_a_cycle_that_never_starts_says_that_it_has_no_effect(monkeypatch):
+    said = []
+    monkeypatch.setattr(lr_scheduler, "warn_once", said.append)
+    arguments = {"max_steps": 40, "warmup_steps": 5, "power": 2.0}
+    rates = rates_of("PolynomialDecayAnnealing", arguments, 60)
+    assert not said and rates_of("PolynomialDecayAnnealing", {**arguments, "cycle": True}, 60) == rates
+    assert said == ["PolynomialDecayAnnealing: cycle has no effect; remove it, or use PolynomialHoldDecayAnnealing"]
