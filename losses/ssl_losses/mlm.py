@@ -78,8 +78,11 @@ class MLMLoss(Loss):
             masks = spec_masks
         if masks is None:
             raise ValueError("MLMLoss needs masks or spec_masks: without a mask there is nothing to predict")
-        is_scored = frames_to_steps(masks, factor=self.combine_time_steps, threshold=self.mask_threshold)
-        return score(decoder_outputs.unsqueeze(-1), targets.unsqueeze(-1), is_scored)
+        return score(decoder_outputs.unsqueeze(-1), targets.unsqueeze(-1), self.is_scored(masks))
+
+    def is_scored(self, is_masked: Tensor) -> Tensor:
+        """(B, T) or (B, F, T) masked frames -> (B, S) scored steps."""
+        return frames_to_steps(is_masked, factor=self.combine_time_steps, threshold=self.mask_threshold)
 
 
 class MultiMLMLoss(Loss):
@@ -139,10 +142,8 @@ class MultiMLMLoss(Loss):
         return score(decoder_outputs, targets, self.is_scored(masks))
 
     def is_scored(self, is_masked: Tensor) -> Tensor:
-        """(B, T) or (B, F, T) masked frames -> (B, S) scored steps."""
-        return frames_to_steps(
-            is_masked, factor=self.mlm_loss.combine_time_steps, threshold=self.mlm_loss.mask_threshold
-        )
+        """As in `MLMLoss`."""
+        return self.mlm_loss.is_scored(is_masked)
 
 
 def score(log_probs: Tensor, targets: Tensor, is_scored: Tensor) -> Tensor:

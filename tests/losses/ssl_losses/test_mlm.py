@@ -72,6 +72,15 @@ def test_selected_steps_alone_give_the_same_loss_and_gradient(logits, targets):
     assert torch.allclose(gradient, expected, atol=1e-8)
 
 
+def test_the_loss_of_one_book_says_which_steps_it_scores(logits, targets):
+    objective = MLMLoss(FACTOR, mask_threshold=0.7)
+    loss = objective(masks=MASKS, decoder_outputs=logits[..., 0].log_softmax(2), targets=targets[..., 0])
+    is_scored = objective.is_scored(MASKS)
+    assert is_scored.nonzero().tolist() == [[0, 1], [0, 2], [1, 3], [1, 4], [1, 5]]
+    short = masked_prediction_loss(logits[is_scored][..., :1].log_softmax(1), targets[is_scored][:, :1])
+    assert torch.equal(short, loss)
+
+
 def test_nothing_masked_is_zero_with_a_graph(logits, targets):
     nothing = masks((0, 1, 4))  # three of four frames: the step isn't scored
     loss = MultiMLMLoss(FACTOR, num_decoders=BOOKS)(
