@@ -27,15 +27,14 @@ def masked_prediction_loss(log_probs: Tensor, targets: Tensor) -> Tensor:
 class MLMLoss(Loss):
     """`masked_prediction_loss` of one codebook over the steps whose frames are mostly masked.
 
+    combine_time_steps: frames per encoder step.
+    mask_threshold: a step is scored when more than this share of its frames is masked.
+
     Differs from NeMo 3.0.0: 0 instead of NaN when nothing is masked; a number of steps that differs between mask,
     predictions and targets is an error (NeMo pads targets with code 0 or crops them); float32 or better always.
     """
 
     def __init__(self, combine_time_steps: int = 1, mask_threshold: float = 0.8):
-        """
-        combine_time_steps: frames per encoder step.
-        mask_threshold: a step is scored when more than this share of its frames is masked.
-        """
         super().__init__()
         if combine_time_steps < 1:
             raise ValueError(f"loss.combine_time_steps={combine_time_steps} must be at least 1")
@@ -86,7 +85,12 @@ class MLMLoss(Loss):
 
 
 class MultiMLMLoss(Loss):
-    """`masked_prediction_loss` of Q codebooks, each with its own softmax, averaged. Source: arXiv:2202.01855."""
+    """`masked_prediction_loss` of Q codebooks, each with its own softmax, averaged.
+
+    combine_time_steps, mask_threshold: as in `MLMLoss`.
+    num_decoders: Q.  squeeze_single: with one book, predictions and targets come without the axis Q.
+    Source: arXiv:2202.01855.
+    """
 
     def __init__(
         self,
@@ -95,10 +99,6 @@ class MultiMLMLoss(Loss):
         num_decoders: int = 1,
         squeeze_single: bool = False,
     ):
-        """
-        combine_time_steps, mask_threshold: as in `MLMLoss`.
-        num_decoders: Q.  squeeze_single: with one book, predictions and targets come without the axis Q.
-        """
         super().__init__()
         self.num_decoders = num_decoders
         self.squeeze_books = squeeze_single and num_decoders == 1

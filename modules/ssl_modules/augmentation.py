@@ -15,6 +15,10 @@ from parts.batch_types import AudioNoiseBatch
 class SpeakerNoiseAugmentation(Serialization):
     """Mix one stretch of another item's speech, or of the item's own noise, into a random place of each utterance.
 
+    prob: share of items that are mixed.  noise_ratio: share of those that get noise instead of speech.
+    min_r_speech, max_r_speech, min_r_noise, max_r_noise: dB, utterance over what is mixed in.
+    min_mix_rate, max_mix_rate: part of the utterance's length that is covered.
+
     For an item that is drawn (`prob`), `noise` becomes what is added to it and `noisy_audio` = audio + noise; the
     others keep their noise over their whole length. The energy ratio is that of the whole utterance to the whole
     source, of which the stretch is a part (a source that is too short is looped, then measured).
@@ -38,11 +42,6 @@ class SpeakerNoiseAugmentation(Serialization):
         min_mix_rate: float = 0.0,
         max_mix_rate: float = 1.0,
     ):
-        """
-        prob: share of items that are mixed.  noise_ratio: share of those that get noise instead of speech.
-        min_r_speech, max_r_speech, min_r_noise, max_r_noise: dB, utterance over what is mixed in.
-        min_mix_rate, max_mix_rate: part of the utterance's length that is covered.
-        """
         check_order("r_speech", min_r_speech, max_r_speech)
         check_order("r_noise", min_r_noise, max_r_noise)
         check_order("mix_rate", min_mix_rate, max_mix_rate)
@@ -106,6 +105,9 @@ class SpeakerNoiseAugmentation(Serialization):
 class MultiSpeakerNoiseAugmentation(SpeakerNoiseAugmentation):
     """As `SpeakerNoiseAugmentation`, but what is mixed in comes in several segments, of several speakers.
 
+    min_num_segments, max_num_segments, min_num_speakers, max_num_speakers: drawn uniformly, ends included;
+        at most as many speakers as there are other items in the batch. The other arguments are the same.
+
     The covered part of the utterance is cut into segments of random lengths (multinomial), which are put in order
     at random places and don't overlap; noise goes on where its last segment stopped, speakers take turns. The
     energy ratio is that of the utterance to all that is added, both averaged over the utterance's length.
@@ -128,10 +130,6 @@ class MultiSpeakerNoiseAugmentation(SpeakerNoiseAugmentation):
         min_num_speakers: int = 1,
         max_num_speakers: int = 4,
     ):
-        """
-        min_num_segments, max_num_segments, min_num_speakers, max_num_speakers: drawn uniformly, ends included;
-            at most as many speakers as there are other items in the batch.
-        """
         super().__init__(
             prob, noise_ratio, min_r_speech, max_r_speech, min_r_noise, max_r_noise, min_mix_rate, max_mix_rate
         )

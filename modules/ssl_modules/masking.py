@@ -24,11 +24,15 @@ class RandomBlockMasking(NeuralModule):
     frame; in short utterances they shrink, so that one more block than needed would fit.
     Distributions, and the mask for a given torch seed, are those of NeMo 3.0.0.
 
-    Ours beyond NeMo 3.0.0:
-    - `min_masks`: 54 % of 1 s utterances get no mask with the default config; with 1 each gets a block.
-    - `max_mask_ratio`: NeMo 3.0.0 takes 0.8 and ignores it. None is 3.0.0's behaviour; a value is the rule of NeMo
-      2.6, which masked the first 8 frames of utterances no longer than block_size / max_mask_ratio, and only those.
-    - `seeded`: masks that can be repeated utterance by utterance.
+    feat_in: F.  block_size: frames.  freeze: don't train the embedding (a `mask_value` is never trained).
+    max_mask_ratio: NeMo 3.0.0 takes 0.8 and ignores it. None is 3.0.0's behaviour; a value is the rule of NeMo 2.6,
+        which masked the first 8 frames of utterances no longer than block_size / max_mask_ratio, and only those.
+    min_masks: ours. An utterance with fewer blocks gets this many, as far as they fit; one that is shorter than a
+        block is then masked from a random frame to its end (overlap) or in smaller blocks (no overlap). With the
+        default config 54 % of 1 s utterances get no mask; with 1 each gets a block.
+    detach: ours. In post_conv mode (`ConvFeatureMaskingWrapper`) train no layer before the mask, as NeMo 3.0.0;
+        without effect in pre_conv mode, where no trained layer stands before it.
+    `seeded`, ours too, makes masks that can be repeated utterance by utterance.
     """
 
     def __init__(
@@ -43,13 +47,6 @@ class RandomBlockMasking(NeuralModule):
         min_masks: int = 0,
         detach: bool = True,
     ):
-        """
-        feat_in: F.  block_size: frames.  freeze: don't train the embedding (a `mask_value` is never trained).
-        min_masks: an utterance with fewer blocks gets this many, as far as they fit; one that is shorter than a
-            block is then masked from a random frame to its end (overlap) or in smaller blocks (no overlap).
-        detach: in post_conv mode (`ConvFeatureMaskingWrapper`) train no layer before the mask, as NeMo 3.0.0;
-            without effect in pre_conv mode, where no trained layer stands before it.
-        """
         super().__init__()
         if not 0.0 <= mask_prob <= 1.0:
             raise ValueError(f"masking.mask_prob={mask_prob} is not in [0, 1]")

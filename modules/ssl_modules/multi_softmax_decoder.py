@@ -35,6 +35,10 @@ WEIGHT_INITS = {
 class MultiSoftmaxDecoder(NeuralModule):
     """One linear layer and a softmax for each of Q codebooks.
 
+    feat_in: D.  num_classes: V, codes per book.  num_decoders: Q, books.
+    init_mode: a name of WEIGHT_INITS.
+    squeeze_single: drop the axis of books from the output of `forward` when there is one book.
+
     Parameters, as in NeMo: `decoder_layers.0.weight` (V*Q, D, 1), output channel v * Q + q, and `.bias` (V*Q,).
     Differs from NeMo 3.0.0: log-probabilities are never less precise than float32, so that the loss of a
     bfloat16 model is not.
@@ -49,11 +53,6 @@ class MultiSoftmaxDecoder(NeuralModule):
         use_bias: bool = False,
         squeeze_single: bool = False,
     ):
-        """
-        feat_in: D.  num_classes: V, codes per book.  num_decoders: Q, books.
-        init_mode: a name of WEIGHT_INITS.
-        squeeze_single: drop the axis of books from the output of `forward` when there is one book.
-        """
         super().__init__()
         if init_mode not in WEIGHT_INITS:
             names = ", ".join(map(str, WEIGHT_INITS))

@@ -27,8 +27,15 @@ SCORE_OFFSETS = {"l2": half_squared_norm, "cosine": no_offset}  # a code's score
 class RandomProjectionVectorQuantizer(NeuralModule):
     """Stack frames, project, L2-normalise, take the index of the best code of each of Q codebooks.
 
+    feat_in: F, features per frame.  code_dim: C.  num_classes: V, codes per book.  num_books: Q.
+    dist_fn: "l2" (nearest code) or "cosine" (largest product; the same for unit codes).
+    time_ahead: input and `xq` have time before features, (B, T, F), instead of (B, F, T).
+    freeze: train neither projection nor codebooks.
+    squeeze_single: drop the axis of books from the outputs when there is one book.
+    combine_time_steps: c, frames stacked into one step.
+
     Parameters, as in NeMo: `proj.weight` (Q*C, F*c) float32, Xavier-normal; `codebooks` (Q, V, C) float64, unit
-    vectors in random directions. C is `code_dim`, c is `combine_time_steps`.
+    vectors in random directions.
 
     Where this differs from NeMo 3.0.0, on purpose:
     - Scores are products, made in chunks of at most MAX_SCORES numbers (NeMo holds (B, T, Q, C, V) float64).
@@ -53,14 +60,6 @@ class RandomProjectionVectorQuantizer(NeuralModule):
         squeeze_single: bool = False,
         combine_time_steps: int = 1,
     ):
-        """
-        feat_in: F, features per frame.  code_dim: C.  num_classes: V, codes per book.  num_books: Q.
-        dist_fn: "l2" (nearest code) or "cosine" (largest product; the same for unit codes).
-        time_ahead: input and `xq` have time before features, (B, T, F), instead of (B, F, T).
-        freeze: train neither projection nor codebooks.
-        squeeze_single: drop the axis of books from the outputs when there is one book.
-        combine_time_steps: c, frames stacked into one step.
-        """
         super().__init__()
         if dist_fn not in SCORE_OFFSETS:
             raise ValueError(f"quantizer.dist_fn={dist_fn!r} is not one of {sorted(SCORE_OFFSETS)}")
