@@ -1,6 +1,6 @@
 """Calls of typed modules."""
 
-import time
+import sys
 
 import pytest
 import torch
@@ -103,20 +103,22 @@ def test_a_compiled_module_gives_the_same_numbers():
     torch.testing.assert_close(compiled(x=X), module(x=X))
 
 
-def test_a_check_costs_less_than_a_tenth_of_a_millisecond():
+def test_a_check_costs_a_few_dozen_calls_of_functions():
     class Nothing(Encoder):
         @typecheck()
         def forward(self, x, lengths=None):
             return x
 
-    def seconds(calls: int = 500) -> float:
-        module, x = Nothing(), torch.ones(2, 3)
-        start = time.perf_counter()
-        for _ in range(calls):
-            x.neural_type = NeuralType(None, SpectrogramType())
+    def calls() -> int:
+        module, x, counted = Nothing(), torch.ones(2, 3), []
+        x.neural_type = NeuralType(None, SpectrogramType())
+        sys.setprofile(lambda frame, event, argument: counted.append(event) if event.endswith("call") else None)
+        try:
             module(x=x)
-        return (time.perf_counter() - start) / calls
+        finally:
+            sys.setprofile(None)
+        return len(counted)
 
     with typecheck.disable_checks():
-        unchecked = min(seconds() for _ in range(3))
-    assert min(seconds() for _ in range(3)) - unchecked < 100e-6
+        unchecked = calls()
+    assert 0 < calls() - unchecked < 60
