@@ -55,7 +55,7 @@ def two_ranks(tmp_path_factory) -> Callable[[float | None], list[dict]]:
 def joined(momentum: float | None) -> tuple[list[Tensor], list[Tensor], nn.Module]:
     """Outputs and input gradients per part, and the model, of one process: BatchNorm1d over all frames at once."""
     whole, inputs = model(momentum), [part.requires_grad_() for part in parts()]
-    frames = torch.cat([part.transpose(1, 2).flatten(0, 1) for part in inputs])     # (sum of B * T, C)
+    frames = torch.cat([part.transpose(1, 2).flatten(0, 1) for part in inputs])  # (sum of B * T, C)
     for _ in range(2):
         flat = whole(frames)
     pieces = flat.split([part.shape[0] * part.shape[2] for part in inputs])
