@@ -99,6 +99,7 @@ class ConformerEncoder(NeuralModule):
         self.pre_encode = build_subsampling(subsampling, SubsamplingOptions(
             feat_in, d_model, subsampling_factor, channels, causal_downsampling, subsampling_conv_chunking_factor
         ))
+        self.reduction_subsampling = build_reduction(reduction, d_model, reduction_factor, reduction_position, n_layers)
         options = self.attention_options = AttentionOptions(
             self_attention_model=self_attention_model, d_model=d_model, n_heads=n_heads, xscaling=xscaling,
             att_context_sizes=self.att_context_size_all, att_context_style=att_context_style, use_bias=use_bias,
@@ -119,7 +120,6 @@ class ConformerEncoder(NeuralModule):
         )
         if not untie_biases:
             tie_position_biases([layer.self_attn for layer in self.layers])
-        self.reduction_subsampling = build_reduction(reduction, d_model, reduction_factor, reduction_position, n_layers)
         self.reduction_position = reduction_position if reduction_factor > 1 else None
         self.out_proj = nn.Identity() if self._feat_out == d_model else nn.Linear(d_model, self._feat_out)
         if reduction == "striding" and reduction_position == -1 and self._feat_out != d_model:

@@ -13,12 +13,13 @@ class ConformerBlock(nn.Module):
         self, d_model: int, d_ff: int, attention: nn.Module, convolution: nn.Module, dropout: float, use_bias: bool
     ):
         super().__init__()
+        # registered in NeMo's order, convolution first: optimizer states in its checkpoints go by that order
         self.norm_feed_forward1 = nn.LayerNorm(d_model)
         self.feed_forward1 = FeedForward(d_model, d_ff, dropout, use_bias)
-        self.norm_self_att = nn.LayerNorm(d_model)
-        self.self_attn = attention
         self.norm_conv = nn.LayerNorm(d_model)
         self.conv = convolution
+        self.norm_self_att = nn.LayerNorm(d_model)
+        self.self_attn = attention
         self.norm_feed_forward2 = nn.LayerNorm(d_model)
         self.feed_forward2 = FeedForward(d_model, d_ff, dropout, use_bias)
         self.dropout = nn.Dropout(dropout)

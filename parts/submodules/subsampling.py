@@ -176,8 +176,9 @@ class ConvSubsampling(nn.Module):
 
     def __init__(self, layers: Iterable[nn.Module], options: SubsamplingOptions):
         super().__init__()
-        self.conv = MaskedConvolutions(*layers)
-        self.out = nn.Linear(options.conv_channels * self.conv.length_after(options.feat_in), options.feat_out)
+        conv = MaskedConvolutions(*layers)
+        self.out = nn.Linear(options.conv_channels * conv.length_after(options.feat_in), options.feat_out)
+        self.conv = conv  # after `out`, as in NeMo: optimizer states in its checkpoints go by that order
         self.conv_channels = options.conv_channels
         self.chunking_factor = options.chunking_factor
 
@@ -215,8 +216,8 @@ class StackingSubsampling(nn.Module):
     def __init__(self, options: SubsamplingOptions, norm: nn.Module):
         super().__init__()
         self.factor = options.factor
-        self.pre_norm = norm
         self.proj_out = nn.Linear(options.factor * options.feat_in, options.feat_out)
+        self.pre_norm = norm  # last, as in NeMo (see ConvSubsampling)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         x = x.masked_fill(is_padding(lengths, x.size(1)).unsqueeze(2), 0.0)
