@@ -26,7 +26,7 @@ from core.neural_types import (
     SpectrogramType,
 )
 from data.ssl_dataset import audio_noise_dataloader
-from losses.ssl_losses.mlm import masked_prediction_loss
+from losses.ssl_losses.mlm import check_steps, masked_prediction_loss
 from models.model_config import check_model_config, mask_after_subsampling
 from modules.ssl_modules.masking import ConvFeatureMaskingWrapper
 from parts.batch_types import AudioNoiseBatch
@@ -190,6 +190,7 @@ class EncDecMaskedTokenPredModel(ModelPT):
         with self.mask_processor.seeded(batch.seeds) if seeded else nullcontext():
             encoded, _, masks, tokens = self._predict(self.features(batch), apply_mask=True)
         is_scored = self.loss.is_scored(masks[:, 0])                                    # (B, S)
+        check_steps(is_scored.shape[1], encoded.shape[2], tokens.shape[1])
         log_probs = self.decoder.log_probs(encoded.transpose(1, 2)[is_scored])          # (M, V, Q)
         targets = tokens.reshape(*tokens.shape[:2], -1)[is_scored]                      # (M, Q)
         return ScoredSteps(log_probs, targets, is_scored, masked_prediction_loss(log_probs, targets))

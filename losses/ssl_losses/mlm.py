@@ -148,11 +148,15 @@ class MultiMLMLoss(Loss):
 
 def score(log_probs: Tensor, targets: Tensor, is_scored: Tensor) -> Tensor:
     """log_probs: (B, S, V, Q); targets: (B, S, Q); is_scored: (B, S) -> ()."""
-    steps = is_scored.shape[1]
-    if not steps == log_probs.shape[1] == targets.shape[1]:
-        raise ValueError(
-            f"the mask has {steps} steps, the predictions {log_probs.shape[1]}, the targets {targets.shape[1]}: "
-            f"loss.combine_time_steps and quantizer.combine_time_steps must be encoder.subsampling_factor "
-            f"(1 with mask_position=post_conv)"
-        )
+    check_steps(is_scored.shape[1], log_probs.shape[1], targets.shape[1])
     return masked_prediction_loss(log_probs[is_scored], targets[is_scored])
+
+
+def check_steps(in_mask: int, in_predictions: int, in_targets: int) -> None:
+    """Raise ValueError unless mask, predictions and targets have the same number of steps."""
+    if not in_mask == in_predictions == in_targets:
+        raise ValueError(
+            f"the mask has {in_mask} steps, the predictions {in_predictions}, the targets {in_targets}: "
+            "loss.combine_time_steps and quantizer.combine_time_steps must be encoder.subsampling_factor, without "
+            "encoder.causal_downsampling and encoder.reduction; or use mask_position=post_conv"
+        )

@@ -192,6 +192,23 @@ def test_post_conv_trains_the_subsampling_only_without_detach(small_config, deta
 @pytest.mark.parametrize(
     "changes",
     [
+        {"encoder.causal_downsampling": True},
+        {"loss.combine_time_steps": 4},
+        {"quantizer.combine_time_steps": 4},
+        {"encoder.reduction": "pooling", "encoder.reduction_position": 0, "encoder.reduction_factor": 2},
+    ],
+    ids=str,
+)
+def test_a_step_whose_mask_predictions_and_targets_differ_in_length_says_so_in_one_line(small_config, changes):
+    model = EncDecDenoiseMaskedTokenPredModel(cfg=small_config(**changes))
+    with pytest.raises(ValueError, match=r"the mask has \d+ steps, the predictions \d+, the targets \d+: ") as error:
+        model.step(noisy_batch())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
         {},
         {"quantizer.freeze": False},
         {"masking.freeze": False},
