@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = build_model(cfg, state).to(device)
     result = summarise(collect_guesses(model, data, args.seeds), cfg.num_classes)
     if args.untrained:
-        result["loss_untrained"] = mean_loss_untrained(cfg, state, data, device)
+        result["loss_untrained"] = mean_loss_untrained(cfg, state, data, args.seeds, device)
     print(in_words(result, args.seeds))
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -80,9 +80,8 @@ def read_checkpoint(path: Path) -> tuple[DictConfig, dict[str, torch.Tensor]]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         return OmegaConf.create(checkpoint["hyper_parameters"]["cfg"]), checkpoint["state_dict"]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} is not a checkpoint that train.py wrote ({type(error).__name__}: {reason})") from None
+    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError) as error:  # not torch's, cut, other
+        raise ValueError(f"{path} is not a whole checkpoint that train.py wrote ({type(error).__name__})") from None
 
 
 def build_model(cfg: DictConfig, state: dict[str, torch.Tensor]) -> EncDecDenoiseMaskedTokenPredModel:
@@ -92,8 +91,9 @@ def build_model(cfg: DictConfig, state: dict[str, torch.Tensor]) -> EncDecDenois
 
 
 def validation_section(cfg: DictConfig, args: argparse.Namespace) -> DictConfig:
-    """`model.validation_ds` of the checkpoint, with the manifests of the command line."""
-    section = OmegaConf.create(OmegaConf.to_container(cfg.validation_ds, resolve=True))
+    """`model.validation_ds` of the checkpoint, with the manifests of the command line; without one, as `train_ds`."""
+    whole = {"manifest_filepath": None, "drop_last": False}
+    section = OmegaConf.create(cfg.get("validation_ds") or {**cfg.train_ds, **whole})
     if args.manifest:
         section.manifest_filepath = args.manifest
         section.noise_manifest = args.noise_manifest
@@ -162,12 +162,14 @@ def entropy(counts: np.ndarray) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def mean_loss_untrained(cfg: DictConfig, state: dict, data: DictConfig, device: torch.device) -> float:
+def mean_loss_untrained(
+    cfg: DictConfig, state: dict, data: DictConfig, num_draws: int, device: torch.device
+) -> float:
     """Loss of fresh weights on the same task: the trained model's quantizer and mask, everything else new."""
     torch.manual_seed(0)
     model = EncDecDenoiseMaskedTokenPredModel(cfg)
     model.load_state_dict({name: x for name, x in state.items() if name.startswith(FROZEN)}, strict=False)
-    return float(collect_guesses(model.eval().to(device), data).loss.mean())
+    return float(collect_guesses(model.eval().to(device), data, num_draws).loss.mean())
 
 
 def in_words(result: dict[str, float], num_draws: int) -> str:
@@ -213,8 +215,9 @@ def draw_utterance(model: EncDecDenoiseMaskedTokenPredModel, data: DictConfig, p
                 true_codes=tokens[0].reshape(num_steps, -1)[:, 0].cpu().numpy(),
                 guessed_codes=log_probs[0].argmax(dim=1).reshape(num_steps, -1)[:, 0].cpu().numpy(),
                 is_scored=is_scored.cpu().numpy(),
+                frame_seconds=model.cfg.preprocessor.get("window_stride", 0.01),
                 frames_per_step=model.encoder.subsampling_factor,
-                title=f"utterance {batch.sample_id[0]} of {data.manifest_filepath}",
+                title=f"utterance {batch.sample_id[0]} of {Path(str(data.manifest_filepath)).name}",
             )
             return
 

@@ -1,10 +1,8 @@
-"""Pictures of what a model does, as PNG files. Letters: F mel bins, T frames (10 ms), S steps of the encoder."""
+"""Pictures of what a model does, as PNG files. Letters: F mel bins, T frames, S steps of the encoder."""
 
 from pathlib import Path
 
 import numpy as np
-
-FRAME_SECONDS = 0.01
 
 
 def save_prediction_picture(
@@ -16,6 +14,7 @@ def save_prediction_picture(
     true_codes: np.ndarray,
     guessed_codes: np.ndarray,
     is_scored: np.ndarray,
+    frame_seconds: float = 0.01,
     frames_per_step: int = 8,
     title: str = "",
 ) -> None:
@@ -34,33 +33,34 @@ def save_prediction_picture(
     hidden = _runs(is_masked)
 
     top.set_title("clean speech: its codes are to be guessed", loc="left", fontsize=10)
-    _draw_mel(top, clean, None)
+    _draw_mel(top, clean, [], frame_seconds)
     middle.set_title("what the model gets: noisy speech, hidden in the shaded stretches", loc="left", fontsize=10)
-    _draw_mel(middle, noisy, is_masked)
+    _draw_mel(middle, noisy, hidden, frame_seconds)
 
-    seconds = (np.arange(len(true_codes)) + 0.5) * frames_per_step * FRAME_SECONDS
+    seconds = (np.arange(len(true_codes)) + 0.5) * frames_per_step * frame_seconds
     right = is_scored & (guessed_codes == true_codes)
     wrong = is_scored & ~right
     for start, end in hidden:
-        bottom.axvspan(start * FRAME_SECONDS, end * FRAME_SECONDS, color="0.92")
+        bottom.axvspan(start * frame_seconds, end * frame_seconds, color="0.92")
     bottom.plot(seconds, true_codes, "s", markersize=7, color="0.6", markerfacecolor="none", label="true code")
     bottom.plot(seconds[right], guessed_codes[right], "o", markersize=4, color="tab:green", label="guessed right")
     bottom.plot(seconds[wrong], guessed_codes[wrong], "x", markersize=5, color="tab:red", label="guessed wrong")
     bottom.set_title(f"{right.sum()} of {is_scored.sum()} hidden codes guessed right", loc="left", fontsize=10)
-    bottom.set(xlabel="seconds", ylabel="code", xlim=(0, clean.shape[1] * FRAME_SECONDS))
+    bottom.set(xlabel="seconds", ylabel="code", xlim=(0, clean.shape[1] * frame_seconds))
     bottom.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, fontsize=8)
 
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=100)
 
 
-def _draw_mel(axes, mel: np.ndarray, is_masked: np.ndarray | None) -> None:
+def _draw_mel(axes, mel: np.ndarray, hidden: list[tuple[int, int]], frame_seconds: float) -> None:
+    """mel: (F, T); hidden: stretches of frames that are covered."""
     num_bins, num_frames = mel.shape
-    extent = (0, num_frames * FRAME_SECONDS, 0, num_bins)
+    extent = (0, num_frames * frame_seconds, 0, num_bins)
     low, high = np.percentile(mel, [2, 99])
     axes.imshow(mel, origin="lower", aspect="auto", extent=extent, vmin=low, vmax=high, cmap="magma")
-    for start, end in [] if is_masked is None else _runs(is_masked):
-        axes.axvspan(start * FRAME_SECONDS, end * FRAME_SECONDS, color="0.75")
+    for start, end in hidden:
+        axes.axvspan(start * frame_seconds, end * frame_seconds, color="0.75")
     axes.set_ylabel("mel bin")
 
 

@@ -152,9 +152,20 @@ def test_manifests_of_the_command_line_replace_those_of_the_checkpoint(checkpoin
     assert json.loads(result.read_text(encoding="utf-8"))["utterances"] == 1
 
 
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
-    (tmp_path / "x.ckpt").write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match=r"x\.ckpt is not a checkpoint that train\.py wrote"):
+def test_a_checkpoint_of_a_run_without_validation_is_evaluated_on_a_given_manifest(checkpoint, data, tmp_path):
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["hyper_parameters"]["cfg"]["validation_ds"] = None
+    torch.save(saved, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match="give --manifest"):
+        main([str(tmp_path / "x.ckpt")])
+    main([str(tmp_path / "x.ckpt"), "--manifest", str(data / "val_manifest.json"), "--json", str(tmp_path / "x.json")])
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["scored_steps"] > 0
+
+
+@pytest.mark.parametrize("content", [b"not a checkpoint", b""])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content):
+    (tmp_path / "x.ckpt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.ckpt is not a whole checkpoint that train\.py wrote"):
         main([str(tmp_path / "x.ckpt")])
 
 
@@ -166,6 +177,6 @@ class RunsCode:
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": RunsCode()}, tmp_path / "evil.ckpt")
-    with pytest.raises(ValueError, match=r"is not a checkpoint that train\.py wrote"):
+    with pytest.raises(ValueError, match=r"is not a whole checkpoint that train\.py wrote"):
         main([str(tmp_path / "evil.ckpt")])
     assert not (tmp_path / "touched-by-a-checkpoint").exists()
