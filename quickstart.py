@@ -190,7 +190,7 @@ def torch_of_this_python() -> str | None:
 def installed_torch(python: Path) -> str | None:
     """Version of the torch that this Python has, if it is recent enough to keep."""
     code = "from importlib import metadata; print(metadata.version('torch'))"
-    found = subprocess.run([str(python), "-c", code], capture_output=True, text=True)
+    found = subprocess.run([str(python), "-c", code], capture_output=True, text=True, env=child_environment())
     version = found.stdout.strip()
     return version if found.returncode == 0 and is_new_enough(version) else None
 

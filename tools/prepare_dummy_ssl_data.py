@@ -49,7 +49,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--num_train", type=int, default=200, help="utterances to train on")
     parser.add_argument("--num_val", type=int, default=40, help="utterances for validation")
     parser.add_argument("--num_noise", type=int, default=24, help="noise files to train with")
-    parser.add_argument("--num_talkers", type=int, default=9, help="talkers to train on; validation has a third more")
+    parser.add_argument("--num_talkers", type=int, default=9, help="to train on; validation has a third, others")
     parser.add_argument("--min_duration", type=float, default=4.0, help="seconds, of the shortest file")
     parser.add_argument("--max_duration", type=float, default=10.0, help="seconds, of the longest file")
     parser.add_argument("--sample_rate", type=int, default=16000, help="Hz")
