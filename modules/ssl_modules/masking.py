@@ -51,10 +51,7 @@ class RandomBlockMasking(NeuralModule):
         if not 0.0 <= mask_prob <= 1.0:
             raise ValueError(f"masking.mask_prob={mask_prob} is not in [0, 1]")
         if block_size < 1:
-            raise ValueError(
-                f"masking.block_size={block_size} must be at least 1 frame; with mask_position=post_conv it is divided "
-                f"by encoder.subsampling_factor, so give at least that many"
-            )
+            raise ValueError(f"masking.block_size={block_size} must be at least 1")
         if max_mask_ratio is not None and max_mask_ratio <= 0.0:
             raise ValueError(f"masking.max_mask_ratio={max_mask_ratio} must be above 0, or null")
         if min_masks < 0:
