@@ -26,6 +26,7 @@ from parts.submodules.convolution import ConformerConvolution, convolution_conte
 from parts.submodules.reduction import build_reduction
 from parts.submodules.stochastic_depth import drop_probabilities, skip_at_random
 from parts.submodules.subsampling import ConvSubsampling, SubsamplingOptions, build_subsampling
+from utils.logging import info_once
 
 
 class ConformerEncoder(NeuralModule):
@@ -85,6 +86,7 @@ class ConformerEncoder(NeuralModule):
     ):  # fmt: skip
         super().__init__()
         refuse_streaming(att_context_style, att_chunk_context_size, conv_context_style, conv_dual_mode)
+        tell_what_has_no_effect(pos_emb_max_len, sync_max_audio_length)
         self._feat_in, self._feat_out = feat_in, feat_out if feat_out > 0 else d_model
         self.d_model, self.n_layers, self.subsampling_factor = d_model, n_layers, subsampling_factor
         self.att_context_size_all = parse_contexts(att_context_size, att_context_style)
@@ -267,6 +269,16 @@ def refuse_streaming(
         raise ValueError(
             "encoder.att_context_style='chunked_limited_with_rc' is not implemented; use 'chunked_limited'"
         )
+
+
+def tell_what_has_no_effect(pos_emb_max_len: int, sync_max_audio_length: bool) -> None:
+    """Log the options that size NeMo's table of positions, where they aren't at NeMo's default."""
+    for name, value, default in (
+        ("pos_emb_max_len", pos_emb_max_len, 5000),
+        ("sync_max_audio_length", sync_max_audio_length, True),
+    ):
+        if value != default:
+            info_once(f"encoder.{name}={value} has no effect: positions are computed for each batch")
 
 
 def refuse_caches(cache_last_channel: None, cache_last_time: None, cache_last_channel_len: None) -> None:

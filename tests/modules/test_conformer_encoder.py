@@ -201,9 +201,12 @@ def test_an_option_of_an_option_changes_the_output(options, others):
 
 
 @pytest.mark.parametrize("neutral", [{"pos_emb_max_len": 9}, {"sync_max_audio_length": False}])
-def test_what_concerns_memory_only_changes_no_number(neutral):
-    one, other = outputs_of({}, neutral)
+def test_what_concerns_memory_only_changes_no_number_and_says_so(neutral, caplog):
+    with caplog.at_level("INFO", logger="nest_ssl"):
+        one, other = outputs_of({}, neutral)
     assert torch.equal(one, other)
+    ((name, value),) = neutral.items()
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [f"encoder.{name}={value} has no effect"]
 
 
 def test_tied_biases_are_one_parameter_in_all_blocks_and_keep_their_names():
