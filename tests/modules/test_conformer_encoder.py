@@ -269,7 +269,7 @@ def test_bypassing_the_subsampling_takes_up_where_it_ends():
 def test_training_draws_contexts_and_evaluation_takes_the_first():
     encoder, x = build(att_context_size=[[2, 2], [-1, -1]]), mel()
     same(encode(encoder, x, [404, 404])[0], encode(build(att_context_size=[2, 2]), x, [404, 404])[0])
-    drawn = {encode(encoder.train(), x, [404, 404], seed=seed)[0].sum().item() for seed in range(8)}
+    drawn = {round(encode(encoder.train(), x, [404, 404], seed=seed)[0].abs().mean().item(), 6) for seed in range(8)}
     assert len(drawn) == 2
 
 
