@@ -14,7 +14,7 @@ def settings(**section):
 
 @pytest.mark.parametrize("section", ["train_ds", "validation_ds"])
 def test_the_sections_of_nemos_config_are_accepted(golden, section):
-    model = json.loads((golden / "nemo_config" / "nest_fast-conformer.json").read_text())["model"]
+    model = json.loads((golden / "nemo_config" / "nest_fast-conformer.json").read_text(encoding="utf-8"))["model"]
     read = DatasetSettings.from_config(OmegaConf.create({"model": model}).model[section], f"model.{section}")
     assert (read.min_duration, read.max_duration, read.batch_size) == (1.0, 60.0, 8)
     assert read.sample_rate == model["sample_rate"]

@@ -43,7 +43,7 @@ def test_arguments_stand_in_the_order_of_nemo():
 
 def test_recorded_features_of_nemo_are_met(golden):
     folder = golden / "1_preprocessor"
-    case = json.loads((folder / "nest_default.json").read_text())
+    case = json.loads((folder / "nest_default.json").read_text(encoding="utf-8"))
     tensors = load_file(folder / "nest_default.safetensors")
     module = AudioToMelSpectrogramPreprocessor(**case["config"]).eval()
     features, frames = module(input_signal=tensors["in/signal"], length=tensors["in/length"])
