@@ -13,6 +13,7 @@ from parts.submodules.subsampling import SUBSAMPLING
 
 FRAMES = [400, 401, 402, 404]
 NO_DROPOUT = {"dropout": 0.0, "dropout_pre_encoder": 0.0, "dropout_emb": 0.0, "dropout_att": 0.0}
+TWO_GLOBAL_TOKENS = {"self_attention_model": LOCAL, "att_context_size": [2, 2], "global_tokens": 2}
 BASE = {
     "feat_in": 8, "n_layers": 2, "d_model": 16, "subsampling": "dw_striding", "subsampling_factor": 8,
     "subsampling_conv_channels": 4, "n_heads": 4, "conv_kernel_size": 5, **NO_DROPOUT,
@@ -178,7 +179,7 @@ def test_an_option_that_is_accepted_changes_the_output(option):
 def outputs_of(options, others):
     """Outputs in training of two encoders with the same weights."""
     one, other = build(**options), build(**others)
-    other.load_state_dict(one.state_dict())
+    other.load_state_dict(one.state_dict(), strict=False)  # global_attn_separate has weights of its own
     return encode(one.train(), mel(), [404, 90], seed=2)[0], encode(other.train(), mel(), [404, 90], seed=2)[0]
 
 
@@ -193,6 +194,8 @@ def outputs_of(options, others):
         ({"reduction": "pooling", "reduction_position": 0, "reduction_factor": 2}, {"reduction_factor": 4}),
         ({"self_attention_model": LOCAL, "att_context_size": [2, 2]}, {"att_context_size": [4, 4]}),
         ({"self_attention_model": LOCAL, "att_context_size": [2, 2]}, {"global_tokens": 1}),
+        ({**TWO_GLOBAL_TOKENS, "global_tokens_spacing": 1}, {"global_tokens_spacing": 5}),
+        (TWO_GLOBAL_TOKENS, {"global_attn_separate": True}),
     ],
 )
 def test_an_option_of_an_option_changes_the_output(options, others):
