@@ -40,7 +40,8 @@ class RandomProjectionVectorQuantizer(NeuralModule):
     Where this differs from NeMo 3.0.0, on purpose:
     - Scores are products, made in chunks of at most MAX_SCORES numbers (NeMo holds (B, T, Q, C, V) float64).
     - Projection and scores are float64 whatever the features are, also under autocast, so that neither rounding
-      nor the other items of a batch move a token; on devices without float64, float32.
+      nor the other items of a batch move a token; on devices without float64, float32. Features and projection of a
+      model that is cast as a whole (`trainer.precision: bf16-true`) come in half precision, which does move tokens.
     - `codebooks` stays float64 through `.half()`, `.bfloat16()` and `.float()`, so every checkpoint holds it exactly.
     - `xq` of several books is book by book; NeMo mixes codes of different steps and books.
     - "cosine" works without casting the module (NeMo multiplies float32 with float64, which raises).
