@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -85,7 +86,7 @@ def compose_config(options: argparse.Namespace, program: Path) -> DictConfig:
     search = [f"hydra.searchpath={[f'file://{folder}' for folder in folders[1:]]}"]
     try:
         refuse_hydras_keys(options, folders)
-        overrides = [with_added_key(override, folders) for override in options.overrides]
+        overrides = [with_added_key(one_value(override), folders) for override in options.overrides]
         with initialize_config_dir(str(folders[0]), version_base="1.3"):
             cfg = compose(options.config_name, search + overrides, return_hydra_config=True)
             untouched = compose(None, search, return_hydra_config=True)
@@ -123,6 +124,24 @@ def hydras_settings(cfg: DictConfig) -> dict:
     filled_in = {"runtime", "overrides"}
     job = {key: value for key, value in settings["job"].items() if key not in ("config_name", "override_dirname")}
     return {key: value for key, value in settings.items() if key not in filled_in} | {"job": job}
+
+
+def one_value(override: str) -> str:
+    """`key=语音.json` or `key=a.json,b.json` with the value in quotes: Hydra refuses the one, sweeps over the other.
+
+    What begins like a list, a mapping, a reference or a quoted text, and numbers with commas, stay as they are, so that
+    a slip in them is still an error.
+    """
+    key, equals, value = override.partition("=")
+    if not equals or value.startswith(("[", "{", "$", "'", '"')):
+        return override
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+        is_one = not parsed.is_sweep_override() or not re.search("[^\\W\\d]", value)
+    except HydraException:
+        is_one = False
+    escaped = value.replace('"', r'\"')
+    return override if is_one else f'{key}="{escaped}"'
 
 
 def with_added_key(override: str, folders: Sequence[Path]) -> str:

@@ -2,9 +2,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from utils.hydra_runner import hydra_runner
+from utils.hydra_runner import hydra_runner, one_value
 
 
 @hydra_runner(config_path="conf", config_name="small")
@@ -150,3 +151,27 @@ def test_help_lists_the_arguments(monkeypatch, capsys):
     with pytest.raises(SystemExit) as exit_info:
         run(monkeypatch, "--help")
     assert exit_info.value.code == 0 and "--config-path" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("key=语音.json", "语音.json"),
+        ("key=数据/a b.json", "数据/a b.json"),
+        ("key=a(1).json", "a(1).json"),
+        ("key=~/x.json", "~/x.json"),
+        ("key=a.json,b.json", "a.json,b.json"),
+        (r"key=C:\数据\a.json", r"C:\数据\a.json"),
+        ("key=3", 3),
+        ("key=[1,2]", [1, 2]),
+        ("key=null", None),
+    ],
+)
+def test_a_value_is_read_as_it_is_typed(typed, read):
+    override = OverridesParser.create().parse_override(one_value(typed))
+    assert not override.is_sweep_override()
+    assert override.value() == read
+
+
+def test_a_slip_in_a_list_stays_an_error():
+    assert one_value("key=[1,2") == "key=[1,2"
