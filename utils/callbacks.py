@@ -93,7 +93,7 @@ class RunTimer(Timer):
 
 
 class Checkpoints(ModelCheckpoint):
-    """Lightning's ModelCheckpoint; with `save_last` the end of training is always saved, and so is a SIGTERM's moment.
+    """Lightning's ModelCheckpoint; with `save_last` it always saves the end of training, also by Ctrl-C or SIGTERM.
 
     Lightning alone leaves out the steps after the last validation.
     """
@@ -106,9 +106,10 @@ class Checkpoints(ModelCheckpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
-        if self.save_on_sigterm and isinstance(exception, SIGTERMException):
+        stopped = {SIGTERMException: self.save_on_sigterm, KeyboardInterrupt: True}
+        if stopped.get(type(exception), False):
             self._save_now(trainer)
-            logger.info(f"stopped by SIGTERM; saved {self.last_model_path}")
+            logger.info(f"stopped by {type(exception).__name__}; last checkpoint: {self.last_model_path or 'none'}")
 
     def _save_now(self, trainer: Trainer) -> None:
         if self.save_last and self._last_global_step_saved != trainer.global_step:
