@@ -58,7 +58,7 @@ def sample_noise(
             return load_noise_audio(entry, sample_rate, max_audio_len, rng=rng)
         except BadAudio as error:
             bad = BadSample(entry["audio_filepath"], f"noise_{error.reason}", str(error))
-            logger.error("noise replaced by another: %s: %s (%s)", *bad, extra={"once": True})
+            logger.error("noise replaced by another: %s: %s", bad.path, bad.reason, extra={"once": True})
             if rejected is not None:
                 rejected.append(bad)
     num_samples = max_audio_len or 0

@@ -85,6 +85,7 @@ class EncDecMaskedTokenPredModel(ModelPT):
         self.quantizer = build("quantizer")
         self.mask_processor = build("masking")
         self.decoder = build("decoder")
+        self._read_in_epoch = 0  # samples
         self.num_rejected = 0  # samples that this rank left out in training; the data set has logged each
         self.pre_encoder = None
         self._predict = self._predict_pre_conv
@@ -199,6 +200,8 @@ class EncDecMaskedTokenPredModel(ModelPT):
 
     def training_step(self, batch: AudioNoiseBatch, batch_idx: int = 0) -> Tensor:
         self.num_rejected += len(batch.rejected)
+        self.log("train_rejected_samples", float(self.num_rejected), batch_size=1)
+        self._read_in_epoch += len(batch)
         if len(batch) == 0:  # no sample could be read: DDP's other ranks still wait for gradients
             return sum(p.sum() for p in self.parameters() if p.requires_grad) * 0.0
         scored = self.step(batch)
@@ -207,13 +210,21 @@ class EncDecMaskedTokenPredModel(ModelPT):
                 "train_loss": scored.loss.detach(),
                 "train_accuracy": scored.accuracy,
                 "train_scored_share": scored.is_scored.float().mean(),
-                "train_rejected_samples": float(self.num_rejected),
                 "train_nothing_masked_share": (~scored.is_scored.any(dim=1)).float().mean(),
                 "learning_rate": self.learning_rate,
             },
             batch_size=len(batch),
         )
         return scored.loss
+
+    def on_train_epoch_end(self) -> None:
+        """A bad sample is left out; where all are bad there is nothing to go on with."""
+        if self._read_in_epoch == 0 and self.num_rejected > 0:
+            raise ValueError(
+                f"none of the {self.num_rejected} samples drawn from model.train_ds could be read: the log says why; "
+                "check the paths in model.train_ds.manifest_filepath"
+            )
+        self._read_in_epoch = 0
 
     def evaluation_step(self, batch: AudioNoiseBatch) -> tuple[dict[str, Tensor], int]:
         """Loss and masked accuracy over the scored codes of a batch, and their number; masks are seeded per sample."""

@@ -138,13 +138,18 @@ def test_masks_of_an_evaluation_repeat_and_those_of_training_do_not(small_config
 
 def test_a_batch_without_any_readable_sample_trains_nothing_and_is_counted(small_config):
     model = EncDecDenoiseMaskedTokenPredModel(cfg=small_config())
-    model.log_dict = lambda *args, **options: pytest.fail("there is nothing to log")
+    model.log_dict = lambda *args, **options: pytest.fail("there is nothing else to log")
+    logged = {}
+    model.log = lambda name, value, **options: logged.update({name: value})
     batch = noisy_batch(())
     batch.rejected = (BadSample("a.wav", "unreadable", "not audio"), BadSample("b.wav", "empty", "no samples"))
     loss = model.training_step(batch)
     loss.backward()
     assert loss.item() == 0.0
     assert model.num_rejected == 2
+    assert logged == {"train_rejected_samples": 2.0}
+    with pytest.raises(ValueError, match=r"none of the 2 samples drawn from model\.train_ds could be read"):
+        model.on_train_epoch_end()
     assert all(p.grad.eq(0).all() for p in model.parameters() if p.requires_grad)
 
 
