@@ -54,7 +54,11 @@ def build_trainer(config: DictConfig) -> Trainer:
     if options.get("enable_progress_bar", True):
         callbacks.append(SpeechProgress())
     silence_lightning()
-    return Trainer(**options | validation_interval(options), callbacks=callbacks, plugins=plugins)
+    try:
+        return Trainer(**options | validation_interval(options), callbacks=callbacks, plugins=plugins)
+    except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"trainer: Lightning refuses these options: {reason}") from error
 
 
 def silence_lightning() -> None:

@@ -1,5 +1,6 @@
 """`ModelPT`: a model that Lightning trains from one config: its data, its optimizer, its metrics, its checkpoints."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from core.classes.dataloaders import Dataloaders
 from core.classes.metrics import WeightedMeans
 from core.classes.module import NeuralModule
 from core.optim import build_optimizer, build_scheduler
+from utils.logging import logger
 
 INITIAL_WEIGHTS = ("init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt")  # config keys
 NOT_YET = "comes with a later version; resume a run from its Lightning checkpoint (.ckpt) instead"
@@ -62,6 +64,17 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Save the config as it stands now, as plain data: a checkpoint needs no code to be read."""
         checkpoint["hyper_parameters"] = {"cfg": OmegaConf.to_container(self.cfg)}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Raise ValueError, in one line, for the weights of another model."""
+        theirs, ours = checkpoint["state_dict"], self.state_dict()
+        for name in sorted(theirs.keys() | ours.keys()):
+            there, here = (tuple(state[name].shape) if name in state else "none" for state in (theirs, ours))
+            if there != here:
+                raise ValueError(
+                    f"the checkpoint is of another model: {name} is {there} there and {here} here; to start anew, give "
+                    "the run another folder (exp_manager.name) or set exp_manager.resume_if_exists=false"
+                )
 
     # optimizer
 
@@ -150,8 +163,11 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
                 self._means.add(name, value, weight)
 
     def on_validation_epoch_end(self) -> None:
-        """Log `val_loss` and the like."""
-        for name, mean in self._means.pop().items():
+        """Log `val_loss` and the like; no number where no sample could be read."""
+        means = self._means.pop()
+        if "val_loss" not in means:
+            logger.warning("no sample of the validation data could be read: val_loss is no number")
+        for name, mean in ({"val_loss": math.nan} | means).items():
             self.log(name, mean, prog_bar=name == "val_loss")
 
     def on_test_epoch_end(self) -> None:

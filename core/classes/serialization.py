@@ -36,7 +36,13 @@ def from_config_dict(config: Mapping, *, path: str = "config", **extra) -> objec
             arguments[key] = from_config_dict(value, path=f"{path}.{key}")
     arguments |= extra
     check_arguments(builder, arguments, path)
-    return builder(**arguments)
+    try:
+        return builder(**arguments)
+    except ValueError as error:  # torch's too: raised from here, it counts as the user's
+        raise ValueError(str(error)) from error
+    except (TypeError, ArithmeticError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path}: {builder.__name__} can't be built with these values: {reason}") from error
 
 
 def find_target(target: str, path: str) -> Callable:

@@ -179,6 +179,20 @@ def test_sigterm_saves_if_wanted(wanted):
     assert bool(files(folder / "checkpoints") if (folder / "checkpoints").exists() else ()) == wanted
 
 
+def test_ctrl_c_saves_where_the_run_stands():
+    class Interrupted(TinyModel):
+        def on_train_batch_start(self, batch, batch_idx) -> None:
+            if batch_idx == 2:
+                raise KeyboardInterrupt
+
+    trainer = new_trainer()
+    folder = exp_manager(trainer, {"name": "exp", "create_tensorboard_logger": False})
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        trainer.fit(Interrupted())
+    assert trainer.global_step == 2
+    assert any("step=2" in str(path) or "last" in str(path) for path in (folder / "checkpoints").iterdir())
+
+
 # going on
 
 

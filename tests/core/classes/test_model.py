@@ -180,6 +180,15 @@ def test_a_resumed_run_has_the_rates_of_a_straight_one(tmp_path):
     assert first.rates + second.rates == straight.rates
 
 
+def test_weights_of_another_model_are_refused_in_one_line():
+    model = Line(config())
+    state = model.state_dict()
+    model.on_load_checkpoint({"state_dict": state})
+    for other in ({**state, "encoder.weight": torch.zeros(3, 2)}, {**state, "more": torch.zeros(1)}):
+        with pytest.raises(ValueError, match=r"the checkpoint is of another model: \S+ is .* there and .* here"):
+            model.on_load_checkpoint({"state_dict": other})
+
+
 # metrics
 
 

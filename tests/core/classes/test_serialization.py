@@ -71,6 +71,26 @@ def test_a_wrong_config_is_one_line_with_its_path(config, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("abc", "model.layer: Sized can't be built with these values: .*to str"),
+        (0, "model.layer: Sized can't be built with these values: division by zero"),
+        (-1, "size=-1 is negative"),
+    ],
+)
+def test_a_value_that_a_constructor_cannot_use_is_one_line(size, message):
+    class Sized:
+        def __init__(self, size: int):
+            if size + 0 < 0:
+                raise ValueError(f"size={size} is negative")
+            self.share = 1 / size
+
+    register_targets({"layers.Sized": Sized})
+    with pytest.raises(ValueError, match=message):
+        from_config_dict({"_target_": "layers.Sized", "size": size}, path="model.layer")
+
+
 def test_one_path_means_one_class():
     with pytest.raises(ValueError, match=r"'layers\.Layer' is registered already"):
         register_targets({"layers.Layer": Model})
