@@ -23,6 +23,9 @@ KNOWN = SIZES | MODULES | set(DATA) | OPTIMIZATION | START | WRITTEN_BY_NEMO | s
 MASK_POSITIONS = ("pre_conv", "post_conv")
 REPEATED = (  # said in two places of a config
     ("sample_rate", "preprocessor.sample_rate"),
+    ("sample_rate", "train_ds.sample_rate"),
+    ("sample_rate", "validation_ds.sample_rate"),
+    ("sample_rate", "test_ds.sample_rate"),
     ("num_classes", "quantizer.num_classes"),
     ("num_books", "quantizer.num_books"),
     ("code_dim", "quantizer.code_dim"),
