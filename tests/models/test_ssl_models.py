@@ -245,7 +245,7 @@ def test_in_training_every_parameter_that_may_get_a_gradient_gets_one(small_conf
         ({"spec_augment.time_masks": 2}, r"spec_augment\.time_masks=2 has no effect"),
         ({"spec_augment.rect_masks": 1}, r"spec_augment\.rect_masks=1 has no effect"),
         ({"sample_rate": 8000, "preprocessor.sample_rate": 16000}, r"model\.sample_rate=8000 and model\.preprocessor"),
-        ({"train_ds.sample_rate": 8000}, r"model\.sample_rate=16000 and model\.train_ds\.sample_rate=8000 must be equal"),
+        ({"train_ds.sample_rate": 8000}, r"sample_rate=16000 and model\.train_ds\.sample_rate=8000 must be equal"),
         ({"num_books": 3, "quantizer.num_books": 1}, r"model\.num_books=3 and model\.quantizer\.num_books=1 must be"),
         ({"encoder.feat_in": 64}, r"model\.preprocessor\.features=80 and model\.encoder\.feat_in=64 must be equal"),
         ({"masking.feat_in": 64}, r"model\.encoder\.feat_in=80 and model\.masking\.feat_in=64 must be equal"),
