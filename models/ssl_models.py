@@ -15,6 +15,7 @@ from torch import Tensor
 
 import models.targets  # noqa: F401  (registers what configs may name)
 from core.classes import ModelPT, typecheck
+from core.classes.metrics import from_all_ranks
 from core.classes.serialization import from_config_dict
 from core.neural_types import (
     AudioSignal,
@@ -85,7 +86,7 @@ class EncDecMaskedTokenPredModel(ModelPT):
         self.quantizer = build("quantizer")
         self.mask_processor = build("masking")
         self.decoder = build("decoder")
-        self._read_in_epoch = 0  # samples
+        self._read_in_epoch = 0  # samples, by this rank
         self.num_rejected = 0  # samples that this rank left out in training; the data set has logged each
         self.pre_encoder = None
         self._predict = self._predict_pre_conv
@@ -218,10 +219,11 @@ class EncDecMaskedTokenPredModel(ModelPT):
         return scored.loss
 
     def on_train_epoch_end(self) -> None:
-        """A bad sample is left out; where all are bad there is nothing to go on with."""
-        if self._read_in_epoch == 0 and self.num_rejected > 0:
+        """A bad sample is left out; where all are bad, on all ranks, there is nothing to go on with."""
+        read, rejected = map(sum, zip(*from_all_ranks((self._read_in_epoch, self.num_rejected))))
+        if read == 0 and rejected > 0:
             raise ValueError(
-                f"none of the {self.num_rejected} samples drawn from model.train_ds could be read: the log says why; "
+                f"none of the {rejected} samples drawn from model.train_ds could be read: the log says why; "
                 "check the paths in model.train_ds.manifest_filepath"
             )
         self._read_in_epoch = 0

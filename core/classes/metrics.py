@@ -4,6 +4,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def from_all_ranks(mine: object) -> list:
+    """What each rank passed, in the order of ranks; all ranks must call this."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [mine]
+    ranks = [None] * dist.get_world_size()
+    dist.all_gather_object(ranks, mine)
+    return ranks
+
+
 class WeightedMeans:
     """Means of named numbers over an evaluation on all ranks. A rank that saw nothing adds nothing and waits for none.
 
@@ -24,10 +33,7 @@ class WeightedMeans:
         """The means, equal on all ranks, which all must call this; 0 where no item was scored. Starts over."""
         mine = {name: (float(total), self.weights[name]) for name, total in self.sums.items()}
         self.sums, self.weights = {}, {}
-        ranks = [mine]
-        if dist.is_available() and dist.is_initialized():
-            ranks = [None] * dist.get_world_size()
-            dist.all_gather_object(ranks, mine)
+        ranks = from_all_ranks(mine)
         means = {}
         for name in sorted(set().union(*ranks)):
             totals, weights = zip(*(rank[name] for rank in ranks if name in rank))

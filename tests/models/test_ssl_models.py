@@ -8,6 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from core.classes.metrics import WeightedMeans
+from models import ssl_models
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel, EncDecMaskedTokenPredModel
 from parts.batch_types import AudioNoiseBatch, BadSample
 
@@ -151,6 +152,16 @@ def test_a_batch_without_any_readable_sample_trains_nothing_and_is_counted(small
     with pytest.raises(ValueError, match=r"none of the 2 samples drawn from model\.train_ds could be read"):
         model.on_train_epoch_end()
     assert all(p.grad.eq(0).all() for p in model.parameters() if p.requires_grad)
+
+
+def test_a_rank_that_read_nothing_goes_on_while_another_reads(small_config, monkeypatch):
+    model = EncDecDenoiseMaskedTokenPredModel(cfg=small_config())
+    model.num_rejected = 2
+    monkeypatch.setattr(ssl_models, "from_all_ranks", lambda mine: [mine, (5, 0)])
+    model.on_train_epoch_end()
+    monkeypatch.setattr(ssl_models, "from_all_ranks", lambda mine: [mine, (0, 3)])
+    with pytest.raises(ValueError, match="none of the 5 samples"):
+        model.on_train_epoch_end()
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])

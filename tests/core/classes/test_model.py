@@ -1,5 +1,7 @@
 """A model under Lightning: optimizer, schedule, metrics, checkpoints."""
 
+import math
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -178,6 +180,16 @@ def test_a_resumed_run_has_the_rates_of_a_straight_one(tmp_path):
     second = Line(config())
     trainer(max_steps=8).fit(second, ckpt_path=tmp_path / "half.ckpt")
     assert first.rates + second.rates == straight.rates
+
+
+def test_a_validation_that_read_nothing_says_so_and_gives_no_number(caplog):
+    model = Line(config())
+    logged = {}
+    model.log = lambda name, value, **options: logged.update({name: value})
+    with caplog.at_level("WARNING", logger="nest_ssl"):
+        model.on_validation_epoch_end()
+    assert math.isnan(logged["val_loss"])
+    assert "no sample of the validation data could be read" in caplog.text
 
 
 def test_weights_of_another_model_are_refused_in_one_line():
