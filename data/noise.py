@@ -29,10 +29,10 @@ def load_noise_manifest(
     """
     if noise_manifest is None:
         return []
-    entries = read_manifests(noise_manifest, config_path)
-    if not entries:
-        raise ValueError(f"{config_path}={noise_manifest!r} has no lines; give noise, or null to train without any")
-    return [entry._replace(duration=seconds_of(entry))._asdict() for entry in entries]
+    return [
+        {"audio_filepath": entry.audio_filepath, "duration": seconds_of(entry), "offset": entry.offset}
+        for entry in read_manifests(noise_manifest, config_path)
+    ]
 
 
 def sample_noise(

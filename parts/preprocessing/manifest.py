@@ -1,102 +1,166 @@
 """NeMo manifests: text files with one JSON object per line, each naming a piece of audio."""
 
 import codecs
+import io
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
+from parts.batch_types import BadSample
+from parts.preprocessing.manifest_paths import manifest_paths
 from parts.preprocessing.segment import header_seconds
+from parts.preprocessing.utterances import Utterance, UtteranceTable, encode_name
 from utils.logging import logger
 
+__all__ = ["Utterance", "UtteranceTable", "keep_durations", "manifest_paths", "read_manifests", "seconds_of"]
+
 EXAMPLE_LINE = '{"audio_filepath": "wavs/a.wav", "duration": 3.2}'
-MAKE_DUMMY_DATA = "python tools/prepare_dummy_ssl_data.py"
-PATH_KEYS = ("audio_filename", "audio_filepath")  # NeMo's order, should a line have both
+LONGEST_SECONDS = 1e7  # 116 days; more is a count of samples, or nonsense
+UTF_MARKS = {  # the mark of UTF-32-LE starts with that of UTF-16-LE, so it is tried first
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+HINTS = {  # what a line that is no JSON object looks like -> what to do
+    r".*\0": "it holds NUL bytes, as after a crash while it was written; write it again",
+    r"\[\s*($|\{)": "a JSON array; write one object per line, as `jq -c '.[]' MANIFEST` does",
+    r"\{$": "an object over several lines; write each on one line, as `jq -c . MANIFEST` does",
+    r"\{'": "Python's quotes; JSON has double ones, as json.dumps writes them",
+    r"\{.*\},$": "remove the comma behind the object",
+}
+HEADER_THREADS = 16  # opening a file is waiting, mostly
+HEADERS_PER_THREAD = 32  # fewer files than this are read without threads
+
+decode_json = json.JSONDecoder().raw_decode  # json.loads takes twice the time
 
 
-class Utterance(NamedTuple):
-    """A piece of an audio file.
+class BadEntry(ValueError):
+    """A manifest line that can't be used. name: its file name, where it has one."""
 
-    audio_filepath: where the file is.
-    duration: seconds; None or 0: to the end of the file, as NeMo reads it.
-    offset: seconds from the start of the file.
-    """
-
-    audio_filepath: str
-    duration: float | None
-    offset: float
+    def __init__(self, detail: str, name: str = ""):
+        super().__init__(detail)
+        self.name = name
 
 
-def read_manifests(manifests: str | Sequence[str] | None, config_path: str) -> list[Utterance]:
-    """All lines of one manifest, of a list of them, or of comma-separated ones.
+def read_manifests(manifests: str | Sequence[str] | None, config_path: str) -> UtteranceTable:
+    """All lines of the manifests that a config value names (see `manifest_paths`).
 
+    Lines that can't be used are listed in the table's `rejected`, with reason `bad_entry`.
     config_path: the key that named them, such as model.train_ds.manifest_filepath; errors begin with it.
-    Raises FileNotFoundError for a manifest that isn't there, ValueError for a line that can't be read.
+    Raises FileNotFoundError for a manifest that isn't there, ValueError where no line can be used.
     """
-    return [utterance for path in manifest_paths(manifests, config_path) for utterance in read_manifest(path)]
-
-
-def manifest_paths(manifests: str | Sequence[str] | None, config_path: str) -> list[str]:
-    """The paths that a config value names, each checked to be a file."""
-    if manifests in (None, "", "???"):
-        raise ValueError(
-            f"{config_path} is not set; give a manifest, or make dummy data with `{MAKE_DUMMY_DATA}` and use that"
+    paths = manifest_paths(manifests, config_path)
+    table = read_table(paths)
+    if not len(table):
+        raise ValueError(f"{config_path}: {_name_some(paths)} {_why_nothing(table.rejected)}")
+    if table.rejected:
+        num_lines = len(table) + len(table.rejected)
+        first = describe(table.rejected[0])
+        logger.warning(
+            "%s: %d of %d lines can't be used; the first: %s", config_path, len(table.rejected), num_lines, first
         )
-    paths = manifests.split(",") if isinstance(manifests, str) else list(manifests)
-    if not all(isinstance(path, str | os.PathLike) for path in paths):
-        raise ValueError(f"{config_path}={manifests!r} is not a path, a list of paths or comma-separated paths")
-    paths = [os.path.expanduser(os.fspath(path).strip()) for path in paths]
-    for path in paths:
-        if not os.path.isfile(path):
-            raise FileNotFoundError(
-                f"{config_path}: there is no manifest {path!r} (looked from {os.getcwd()}); correct the path, "
-                f"or make dummy data with `{MAKE_DUMMY_DATA}` and use that"
-            )
-    return paths
+    return table
 
 
-def read_manifest(path: str) -> Iterator[Utterance]:
-    """Lines of one manifest; blank lines, a byte order mark and Windows line ends don't matter."""
-    folder = os.path.dirname(os.path.abspath(path))
-    with open(path, "rb") as file:
-        for number, raw in enumerate(file, start=1):
-            where = f"{path}:{number}"
+def _name_some(paths: Sequence[str]) -> str:
+    return repr(paths[0]) if len(paths) == 1 else f"{paths[0]!r} and {len(paths) - 1} more"
+
+
+def _why_nothing(rejected: Sequence[BadSample]) -> str:
+    if not rejected:
+        return f"has no lines; expected some like {EXAMPLE_LINE}"
+    return f"has no line that can be used; the first of {len(rejected)}: {describe(rejected[0])}"
+
+
+def describe(bad: BadSample) -> str:
+    """Where a line stands and what is wrong with it."""
+    return f"{bad.manifest}:{bad.line}: {bad.detail}"
+
+
+def read_table(paths: Sequence[str]) -> UtteranceTable:
+    """All lines of these files; the table has no rows where none can be used."""
+    names, name_ends, durations, offsets = bytearray(), array("q"), array("d"), array("d")
+    lines, manifest_numbers = array("i"), array("i")
+    rejected: list[BadSample] = []
+    for manifest_number, path in enumerate(paths):
+        for number, raw in enumerate(manifest_lines(path), start=1):
             try:
-                line = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8").strip()
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{where}: not UTF-8 text ({error.reason}); save the manifest as UTF-8") from None
-            if line:
-                yield parse_line(line, where, folder)
+                entry = parse_line(raw)
+            except BadEntry as error:
+                rejected.append(BadSample(error.name, "bad_entry", str(error), path, number))
+                continue
+            if entry is None:
+                continue
+            name, duration, offset = entry
+            names += encode_name(name)
+            name_ends.append(len(names))
+            durations.append(duration)
+            offsets.append(offset)
+            lines.append(number)
+            manifest_numbers.append(manifest_number)
+    return UtteranceTable(bytes(names), name_ends, durations, offsets, lines, manifest_numbers, paths, rejected)
 
 
-def parse_line(line: str, where: str, folder: str) -> Utterance:
-    """One JSON object -> Utterance. where: file:line, for errors. folder: what relative paths start from."""
+def manifest_lines(path: str) -> Iterator[bytes]:
+    """The lines of a text file, as UTF-8 where a byte order mark says that it is UTF-16 or UTF-32."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+        file.seek(0)
+        encoding = next((name for mark, name in UTF_MARKS.items() if start.startswith(mark)), None)
+        if encoding is None:
+            yield from file
+        else:
+            for line in io.TextIOWrapper(file, encoding, errors="replace"):
+                yield line.encode()
+
+
+def parse_line(raw: bytes) -> tuple[str, float, float] | None:
+    """One JSON object -> file name as written, duration and offset in seconds; None for a blank line.
+
+    The duration is NaN where the line has none, null or 0: to the end of the file, as NeMo reads it. Of a key that
+    stands twice the last one counts. Raises BadEntry.
+    """
     try:
-        entry = json.loads(line)
+        line = raw.decode("utf-8").strip("\ufeff \t\r\n")
+        if not line:
+            return None
+        entry, end = decode_json(line)
+    except UnicodeDecodeError as error:
+        raise BadEntry(f"not UTF-8 text ({error.reason}); save the manifest as UTF-8") from None
     except (ValueError, RecursionError):
-        entry = None
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where}: {_shorten(line)} is not a JSON object on one line; expected {EXAMPLE_LINE}")
-    name = next((entry[key] for key in PATH_KEYS if key in entry), None)
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"{where}: audio_filepath={_shorten(name)} is not the path of a file; expected {EXAMPLE_LINE}")
-    return Utterance(
-        audio_filepath=find_audio(name, folder),
-        duration=parse_seconds(entry.get("duration"), "duration", where),
-        offset=parse_seconds(entry.get("offset"), "offset", where) or 0.0,
-    )
+        entry, end = None, 0
+    if not isinstance(entry, dict) or end != len(line):
+        raise BadEntry(f"{_shorten(line)} is not a JSON object on one line: {hint(line)}")
+    name = entry["audio_filename"] if "audio_filename" in entry else entry.get("audio_filepath")  # NeMo's order
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise BadEntry(f"audio_filepath={_shorten(name)} is not the path of a file; expected {EXAMPLE_LINE}")
+    try:
+        return name, parse_seconds(entry, "duration") or math.nan, parse_seconds(entry, "offset")
+    except BadEntry as error:
+        error.name = name
+        raise
 
 
-def parse_seconds(value: object, key: str, where: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise ValueError(
-            f"{where}: {key}={_shorten(value)} is not a number of seconds; write one of 0 or more without quotes, "
-            f"or leave {key} out"
-        )
-    return float(value)
+def hint(line: str) -> str:
+    return next((text for look, text in HINTS.items() if re.match(look, line)), f"expected {EXAMPLE_LINE}")
+
+
+def parse_seconds(entry: dict, key: str) -> float:
+    """0.0 where the key is absent or null; a number in quotes counts. Raises BadEntry."""
+    value = entry.get(key, 0.0)
+    try:
+        seconds = 0.0 if value is None else math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not 0.0 <= seconds <= LONGEST_SECONDS:
+        raise BadEntry(f"{key}={_shorten(value)} is not a number of seconds; write 0 or more, or leave {key} out")
+    return seconds
 
 
 def _shorten(value: object, limit: int = 80) -> str:
@@ -104,22 +168,9 @@ def _shorten(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def find_audio(name: str, folder: str) -> str:
-    """Where the file of a manifest line is: beside the manifest or, as in NeMo, in the working directory.
-
-    Backslashes of manifests written on Windows become slashes where the name as written isn't there.
-    """
-    name = os.path.expanduser(name)
-    candidates = [os.path.join(folder, name)]  # an absolute name stays itself
-    if "\\" in name:
-        candidates.append(os.path.join(folder, name.replace("\\", "/")))
-    candidates.append(os.path.abspath(name))
-    return next(filter(os.path.isfile, candidates), candidates[0])
-
-
 def keep_durations(
-    utterances: Iterable[Utterance], min_duration: float | None, max_duration: float | None, section: str
-) -> list[Utterance]:
+    table: UtteranceTable, min_duration: float | None, max_duration: float | None, section: str
+) -> UtteranceTable:
     """Drop utterances shorter than `min_duration` or longer than `max_duration` seconds; log what that leaves.
 
     A missing duration is read from the file's header (NeMo 3.0.0 keeps such lines whatever their length); where
@@ -127,53 +178,63 @@ def keep_durations(
     section: the config section of the bounds, such as model.train_ds.
     Raises ValueError when nothing is left, saying which bound to move.
     """
-    lowest = min_duration if min_duration is not None else 0.0
-    highest = max_duration if max_duration is not None else math.inf
-    kept: list[Utterance] = []
-    kept_seconds: list[float] = []
-    short: list[float] = []
-    long: list[float] = []
-    unknown = 0
-    for utterance in utterances:
-        seconds = seconds_of(utterance)
-        if seconds is not None and seconds < lowest:
-            short.append(seconds)
-        elif seconds is not None and seconds > highest:
-            long.append(seconds)
-        else:
-            kept.append(utterance)
-            kept_seconds.append(seconds or 0.0)
-            unknown += seconds is None
+    table = measure_durations(table)
+    is_short = table.durations < (-math.inf if min_duration is None else min_duration)
+    is_long = table.durations > (math.inf if max_duration is None else max_duration)
+    short, long = table.durations[is_short], table.durations[is_long]
     counts = (
         f"{len(short)} shorter than min_duration={min_duration} ({_hours(short)}), "
         f"{len(long)} longer than max_duration={max_duration} ({_hours(long)})"
     )
-    if not kept and not short and not long:
-        raise ValueError(f"{section}.manifest_filepath: the manifest has no lines; expected some like {EXAMPLE_LINE}")
-    if not kept:
+    kept = table.select(np.flatnonzero(~(is_short | is_long)))
+    if not len(kept):
         raise ValueError(f"{section}: no utterance is left: {counts}; {_bounds_to_move(short, long)}")
-    logger.info("%s: kept %d utterances (%s); dropped %s", section, len(kept), _hours(kept_seconds), counts)
+    logger.info("%s: kept %d utterances (%s); dropped %s", section, len(kept), _hours(kept.durations), counts)
+    unknown = np.count_nonzero(np.isnan(kept.durations))
     if unknown:
         logger.warning("%s: %d of them have neither a duration nor a readable header", section, unknown)
     return kept
+
+
+def measure_durations(table: UtteranceTable) -> UtteranceTable:
+    """Fill in missing durations from the files' headers."""
+    rows = np.flatnonzero(np.isnan(table.durations))
+    num_threads = min(HEADER_THREADS, len(rows) // HEADERS_PER_THREAD)
+    if not len(rows):
+        return table
+    if num_threads <= 1:
+        return table.with_measured(rows, _header_durations(table, rows))
+    logger.info("reading %d durations from file headers, as the manifest doesn't state them", len(rows))
+    with ThreadPoolExecutor(num_threads) as pool:
+        shares = pool.map(lambda share: _header_durations(table, share), np.array_split(rows, num_threads))
+        return table.with_measured(rows, np.concatenate(list(shares)))
+
+
+def _header_durations(table: UtteranceTable, rows: np.ndarray) -> np.ndarray:
+    seconds = [_left_seconds(header_seconds(table.open(row)), table.offsets[row]) for row in rows]
+    return np.array([math.nan if value is None else value for value in seconds])
+
+
+def _left_seconds(whole: float | None, offset: float) -> float | None:
+    """None, too, for an offset beyond the end and for an empty file, which the decoder reports."""
+    return whole - offset if whole is not None and whole > offset else None
 
 
 def seconds_of(utterance: Utterance) -> float | None:
     """Length in seconds: as stated, else from the file's header; None when unknown."""
     if utterance.duration is not None:
         return utterance.duration
-    whole = header_seconds(utterance.audio_filepath)
-    return None if whole is None else max(0.0, whole - utterance.offset)
+    return _left_seconds(header_seconds(utterance.audio_filepath), utterance.offset)
 
 
-def _hours(seconds: list[float]) -> str:
-    return f"{sum(seconds) / 3600:.2f} h"
+def _hours(seconds: np.ndarray) -> str:
+    return f"{np.nansum(seconds) / 3600:.2f} h"
 
 
-def _bounds_to_move(short: list[float], long: list[float]) -> str:
+def _bounds_to_move(short: np.ndarray, long: np.ndarray) -> str:
     remedies = []
-    if short:
-        remedies.append(f"set min_duration to at most {max(short):g}")
-    if long:
-        remedies.append(f"set max_duration to at least {min(long):g}")
+    if len(short):
+        remedies.append(f"set min_duration to at most {short.max():g}")
+    if len(long):
+        remedies.append(f"set max_duration to at least {long.min():g}")
     return " or ".join(remedies)

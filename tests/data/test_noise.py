@@ -146,7 +146,7 @@ def test_load_noise_manifest_resolves_paths_and_reads_missing_durations(tmp_path
 
 def test_an_empty_or_missing_noise_manifest_is_an_error_that_names_the_key(tmp_path):
     (tmp_path / "m.json").write_text("\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"model\.train_ds\.noise_manifest=.* has no lines"):
+    with pytest.raises(ValueError, match=r"model\.train_ds\.noise_manifest: .* has no lines"):
         load_noise_manifest(str(tmp_path / "m.json"))
     with pytest.raises(FileNotFoundError, match=r"model\.train_ds\.noise_manifest: there is no manifest"):
         load_noise_manifest("no.json")
