@@ -1,6 +1,8 @@
 """Batch augmentation: other speakers or noise, mixed into parts of the utterances of a batch."""
 
+import math
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
@@ -11,9 +13,11 @@ from torch import Tensor
 from core.classes import Serialization
 from parts.batch_types import AudioNoiseBatch
 
+Stretches = list[tuple[int, Tensor]]  # where each begins, and its samples
+
 
 class SpeakerNoiseAugmentation(Serialization):
-    """Mix one stretch of another item's speech, or of the item's own noise, into a random place of each utterance.
+    """Mix one stretch of another utterance, or of the item's own noise, into a random place of each utterance.
 
     prob: share of items that are mixed.  noise_ratio: share of those that get noise instead of speech.
     min_r_speech, max_r_speech, min_r_noise, max_r_noise: dB, utterance over what is mixed in.
@@ -22,12 +26,13 @@ class SpeakerNoiseAugmentation(Serialization):
     For an item that is drawn (`prob`), `noise` becomes what is added to it and `noisy_audio` = audio + noise; the
     others keep their noise over their whole length. The energy ratio is that of the whole utterance to the whole
     source, of which the stretch is a part (a source that is too short is looped, then measured).
-    With `batch.seeds` an item's draws follow from its own seed (the other speakers are those of its batch), else
-    from Python's global generator, in NeMo's order.
+    With `batch.seeds` an item's draws follow from its own seed, else from Python's global generator, in NeMo's order.
+    The other utterances are those of `batch.talkers` where it is given, so that an item's mixture depends on nothing
+    but the item, else the other items of the batch. Where there are none, noise takes their place.
 
     Results are NeMo 3.0.0's for the same seed of Python, but where that raises or loses audio: a mix rate of 1.0
-    fills the utterance, empty noise is silence, `noisy_audio_len` is the audio's length also for items that were
-    not drawn (NeMo: the noise's), and the batch that was given is not written to.
+    fills the utterance, empty noise is silence, and `noisy_audio_len` is the audio's length also for items that
+    were not drawn (NeMo: the noise's).
     Source: NEST, arXiv:2408.13106.
     """
 
@@ -63,41 +68,39 @@ class SpeakerNoiseAugmentation(Serialization):
         self.max_mix_rate = max_mix_rate
 
     def __call__(self, batch: AudioNoiseBatch) -> AudioNoiseBatch:
-        """Needs audio, audio_len, noise, noise_len; fills in noisy_audio and its length."""
-        noise, noise_len = batch.noise.clone(), batch.noise_len.clone()
-        for i, rng in enumerate(item_generators(batch)):
-            length = int(batch.audio_len[i])
-            if rng.random() < self.prob and length > 0:
-                noise[i] = 0.0
-                noise[i, :length] = self._interference(batch, i, rng)
-                noise_len[i] = length
-        return replace(
-            batch,
-            noise=noise,
-            noise_len=noise_len,
-            noisy_audio=batch.audio + noise,
-            noisy_audio_len=batch.audio_len.clone(),
-        )
+        """Needs audio, audio_len, noise, noise_len; fills in noisy_audio and its length.
 
-    def _interference(self, batch: AudioNoiseBatch, item: int, rng: Random) -> Tensor:
-        """What is added to the item, (its length,)."""
-        audio = speech_of(batch, item)
-        low, high = (int(batch.audio_len[item] * rate) for rate in (self.min_mix_rate, self.max_mix_rate))
+        As in NeMo, `batch.noise` and `batch.noise_len` are written to; the audio never is.
+        """
+        lengths, noise_lengths = batch.audio_len.tolist(), batch.noise_len.tolist()
+        for i, rng in enumerate(item_generators(batch)):
+            if rng.random() < self.prob and lengths[i] > 0:
+                others = BatchMates(batch.audio, lengths, i) if batch.talkers is None else batch.talkers[i]
+                row = batch.noise[i]
+                added = self._interference(batch.audio[i, : lengths[i]], row[: noise_lengths[i]], others, rng)
+                row.zero_()
+                for start, samples in added:
+                    row[start : start + len(samples)] = samples
+                batch.noise_len[i] = lengths[i]
+        return replace(batch, noisy_audio=batch.audio + batch.noise, noisy_audio_len=batch.audio_len.clone())
+
+    def _interference(self, audio: Tensor, noise: Tensor, others: Sequence[Tensor], rng: Random) -> Stretches:
+        """What is added to an item, in memory of its own. audio: (N,); noise: (M,), the item's own."""
+        low, high = (float32_share(len(audio), rate) for rate in (self.min_mix_rate, self.max_mix_rate))
         mix_samples = max(1, low + below(rng, high - low))
         start = below(rng, len(audio) - mix_samples)
-        is_noise, ratio_db = self._kind(rng, len(batch.audio))
+        is_noise, ratio_db = self._kind(rng, len(others))
 
-        source = noise_of(batch, item) if is_noise else speech_of(batch, rng.choice(other_items(batch, item)))
+        source = noise if is_noise else rng.choice(others)
         if len(source) <= mix_samples:
             source = loop(source, mix_samples)
         source_start = below(rng, len(source) - mix_samples)
-        mixed = torch.zeros_like(audio)
-        mixed[start : start + mix_samples] = source[source_start : source_start + mix_samples]
-        return gain(audio, source, ratio_db) * mixed
+        scale = gain(energy(audio) / len(audio), energy(source) / len(source), ratio_db)
+        return [(start, scale * source[source_start : source_start + mix_samples])]
 
-    def _kind(self, rng: Random, batch_size: int) -> tuple[bool, float]:
-        """Noise (else speech), and the energy ratio in dB. An item alone in its batch has nobody to talk over it."""
-        if rng.random() < self.noise_ratio or batch_size == 1:
+    def _kind(self, rng: Random, num_others: int) -> tuple[bool, float]:
+        """Noise (else speech), and the energy ratio in dB. Where there is nobody to talk, it is noise."""
+        if rng.random() < self.noise_ratio or num_others == 0:
             return True, rng.uniform(self.min_r_noise, self.max_r_noise)
         return False, rng.uniform(self.min_r_speech, self.max_r_speech)
 
@@ -106,7 +109,7 @@ class MultiSpeakerNoiseAugmentation(SpeakerNoiseAugmentation):
     """As `SpeakerNoiseAugmentation`, but what is mixed in comes in several segments, of several speakers.
 
     min_num_segments, max_num_segments, min_num_speakers, max_num_speakers: drawn uniformly, ends included;
-        at most as many speakers as there are other items in the batch. The other arguments are the same.
+        at most as many speakers as there are other utterances. The other arguments are the same.
 
     The covered part of the utterance is cut into segments of random lengths (multinomial), which are put in order
     at random places and don't overlap; noise goes on where its last segment stopped, speakers take turns. The
@@ -143,25 +146,35 @@ class MultiSpeakerNoiseAugmentation(SpeakerNoiseAugmentation):
         self.min_num_speakers = min_num_speakers
         self.max_num_speakers = max_num_speakers
 
-    def _interference(self, batch: AudioNoiseBatch, item: int, rng: Random) -> Tensor:
-        audio = speech_of(batch, item)
+    def _interference(self, audio: Tensor, noise: Tensor, others: Sequence[Tensor], rng: Random) -> Stretches:
         mix_samples = max(1, int(len(audio) * rng.uniform(self.min_mix_rate, self.max_mix_rate)))
         num_segments = rng.randint(self.min_num_segments, self.max_num_segments)
         num_speakers = rng.randint(self.min_num_speakers, self.max_num_speakers)
         sizes = random_sizes(rng, mix_samples, num_segments)
         starts = ordered_starts(rng, sizes, len(audio))
-        is_noise, ratio_db = self._kind(rng, len(batch.audio))
+        is_noise, ratio_db = self._kind(rng, len(others))
 
         if is_noise:
-            segments = loop(noise_of(batch, item), mix_samples).split(sizes)
+            segments = loop(noise, mix_samples).split(sizes)
         else:
-            others = other_items(batch, item)
-            speakers = rng.sample(others, min(num_speakers, len(others)))
-            segments = take_turns(rng, [speech_of(batch, speaker) for speaker in speakers], sizes)
-        mixed = torch.zeros_like(audio)
-        for start, segment in zip(starts, segments, strict=True):
-            mixed[start : start + len(segment)] = segment
-        return gain(audio, mixed, ratio_db) * mixed
+            speakers = rng.sample(range(len(others)), min(num_speakers, len(others)))
+            segments = take_turns(rng, [others[speaker] for speaker in speakers], sizes)
+        scale = gain(energy(audio), sum(map(energy, segments)), ratio_db)
+        return [(start, scale * segment) for start, segment in zip(starts, segments, strict=True)]
+
+
+class BatchMates(Sequence[Tensor]):
+    """The speech of all items of a batch but one, each (its length,)."""
+
+    def __init__(self, audio: Tensor, lengths: list[int], item: int):
+        self.audio, self.lengths, self.item = audio, lengths, item
+
+    def __len__(self) -> int:
+        return len(self.lengths) - 1
+
+    def __getitem__(self, index: int) -> Tensor:
+        other = index + (index >= self.item)
+        return self.audio[other, : self.lengths[other]]
 
 
 def random_sizes(rng: Random, total: int, parts: int) -> list[int]:
@@ -190,33 +203,26 @@ def take_turns(rng: Random, speakers: list[Tensor], sizes: list[int]) -> list[Te
     return segments
 
 
-def gain(audio: Tensor, added: Tensor, ratio_db: float) -> float:
-    """Factor on `added` that puts the mean energy of `audio` `ratio_db` above it; 0 for silence."""
-    energy = added.double().square().mean().item()
-    if energy == 0.0:
-        return 0.0
-    return (audio.double().square().mean().item() / energy) ** 0.5 * 10 ** (-ratio_db / 20)
+def energy(samples: Tensor) -> float:
+    """Sum of squares. (The norm needs no memory and, unlike a dot product, is the same at every address.)"""
+    return torch.linalg.vector_norm(samples).item() ** 2
+
+
+def gain(energy: float, added: float, ratio_db: float) -> float:
+    """Factor on what has the energy `added` that puts `energy` `ratio_db` above it; 0 for silence."""
+    return 0.0 if added == 0.0 else math.sqrt(energy / added) * 10 ** (-ratio_db / 20)
 
 
 def loop(samples: Tensor, length: int) -> Tensor:
     """(N,) -> (length,): repeated from the start as often as needed; nothing, looped, is silence."""
     if len(samples) == 0:
         return samples.new_zeros(length)
-    return samples.repeat(-(-length // len(samples)))[:length]
+    return samples[:length] if len(samples) >= length else samples.repeat(-(-length // len(samples)))[:length]
 
 
-def speech_of(batch: AudioNoiseBatch, item: int) -> Tensor:
-    """(N of the item,)"""
-    return batch.audio[item, : int(batch.audio_len[item])]
-
-
-def noise_of(batch: AudioNoiseBatch, item: int) -> Tensor:
-    """(N of the item's noise,)"""
-    return batch.noise[item, : int(batch.noise_len[item])]
-
-
-def other_items(batch: AudioNoiseBatch, item: int) -> list[int]:
-    return [other for other in range(len(batch.audio)) if other != item]
+def float32_share(length: int, rate: float) -> int:
+    """That part of a length, rounded down in float32, as NeMo's tensors do; at most the length."""
+    return min(length, int(np.float32(length) * np.float32(rate)))
 
 
 def item_generators(batch: AudioNoiseBatch) -> list[Random]:

@@ -1,6 +1,7 @@
 import copy
 import math
 import random
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -50,8 +51,8 @@ def test_noisy_audio_is_audio_plus_noise_and_as_long_as_the_audio(augmentation):
     mixed = augmentation(prob=0.5, noise_ratio=0.5)(batch)
     assert torch.equal(mixed.noisy_audio, mixed.audio + mixed.noise)
     assert mixed.noisy_audio_len.tolist() == LENGTHS
-    assert torch.equal(batch.noise, before.noise) and torch.equal(batch.noise_len, before.noise_len)
-    assert torch.equal(mixed.audio, before.audio)
+    assert torch.equal(mixed.audio, before.audio) and torch.equal(mixed.audio_len, before.audio_len)
+    assert mixed.noisy_audio.data_ptr() != mixed.audio.data_ptr()
 
 
 @BOTH
@@ -66,12 +67,14 @@ def test_nothing_is_mixed_in_behind_the_utterance(augmentation):
 @BOTH
 def test_items_that_are_not_drawn_keep_their_noise(augmentation):
     batch = make_batch(noise_len=500)
+    before = batch.noise.clone()
     mixed = augmentation(prob=0.0)(batch)
-    assert torch.equal(mixed.noise, batch.noise) and mixed.noise_len.tolist() == [500] * 4
+    assert torch.equal(mixed.noise, before) and mixed.noise_len.tolist() == [500] * 4
     batch = make_batch([1000] * 400)
+    before = batch.noise.clone()
     random.seed(0)
     mixed = augmentation(prob=0.3, min_mix_rate=0.1, max_mix_rate=0.2)(batch)
-    share = (mixed.noise != batch.noise).any(1).float().mean().item()
+    share = (mixed.noise != before).any(1).float().mean().item()
     assert share == pytest.approx(0.3, abs=5 * (0.21 / 400) ** 0.5)
 
 
@@ -173,6 +176,63 @@ def test_a_single_item_gets_noise_instead_of_speech(augmentation):
     assert ratio_db(mixed, 0) == pytest.approx(30.0, abs=1e-3)
 
 
+class Talkers(Sequence):
+    """Speech that remembers which of it was asked for, and can't be listed."""
+
+    def __init__(self, speech: list[torch.Tensor]):
+        self.speech, self.asked = speech, []
+
+    def __len__(self) -> int:
+        return len(self.speech)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        self.asked.append(index)
+        return self.speech[index]
+
+    def __iter__(self):
+        raise AssertionError("all talkers were decoded")
+
+
+def ones(count: int, length: int = 700) -> list[torch.Tensor]:
+    """Speech whose samples are 1000, 1001, ...: no other sample of a batch is that large."""
+    return [torch.full((length,), 1000.0 + i) for i in range(count)]
+
+
+@pytest.mark.parametrize("num_speakers", [1, 2, 4])
+def test_talkers_are_heard_instead_of_batch_mates_and_no_other_is_decoded(num_speakers):
+    options = {"min_num_speakers": num_speakers, "max_num_speakers": num_speakers, "min_num_segments": 5}
+    batch = make_batch(seeds=[1, 2, 3, 4])
+    batch.talkers = [Talkers(ones(50)) for _ in LENGTHS]
+    mixed = MultiSpeakerNoiseAugmentation(**ALWAYS_SPEECH, **options, min_mix_rate=0.5)(batch)
+    for i in range(4):
+        asked = batch.talkers[i].asked
+        assert len(asked) == len(set(asked)) == num_speakers
+        levels = mixed.noise[i][mixed.noise[i] != 0].unique()
+        assert (levels / levels[0]).tolist() == pytest.approx(
+            [(1000.0 + k) / (1000 + min(asked)) for k in sorted(asked)]
+        )
+
+
+@BOTH
+def test_an_item_alone_hears_its_talkers_and_without_any_its_noise(augmentation):
+    options = {"min_r_noise": 30.0, "max_r_noise": 30.0, "min_mix_rate": 1.0}
+    batch = make_batch([3000], seeds=[5])
+    batch.talkers = [Talkers(ones(2))]
+    mixed = augmentation(**ALWAYS_SPEECH, **options)(batch)
+    assert batch.talkers[0].asked and -5 <= ratio_db(mixed, 0) <= 5
+    batch = make_batch([3000], seeds=[5])
+    batch.talkers = [Talkers([])]
+    assert ratio_db(augmentation(**ALWAYS_SPEECH, **options)(batch), 0) == pytest.approx(30.0, abs=1e-3)
+
+
+@BOTH
+def test_items_that_get_noise_decode_no_talker(augmentation):
+    batch = make_batch(seeds=[1, 2, 3, 4])
+    batch.talkers = [Talkers(ones(3)) for _ in LENGTHS]
+    augmentation(**ALWAYS_NOISE)(batch)
+    assert not any(talkers.asked for talkers in batch.talkers)
+
+
 @BOTH
 @pytest.mark.parametrize("silent", ["noise_len", "noise", "audio"])
 def test_silence_on_either_side_adds_nothing(augmentation, silent):
@@ -180,6 +240,26 @@ def test_silence_on_either_side_adds_nothing(augmentation, silent):
     getattr(batch, silent).zero_()
     mixed = augmentation(**ALWAYS_NOISE, min_mix_rate=0.5)(batch)
     assert not mixed.noise.any() and mixed.noise_len.tolist() == LENGTHS
+
+
+@BOTH
+@pytest.mark.parametrize("noise_len", [0, 1, 999, 1000, 1001, 4000])
+def test_noise_of_any_length_is_looped_to_the_length_of_the_mixture(augmentation, noise_len):
+    random.seed(0)
+    batch = make_batch([4000], noise_len=noise_len)
+    batch.noise[0, :noise_len] = torch.arange(1.0, noise_len + 1)
+    options = {"min_mix_rate": 0.25, "max_mix_rate": 0.25, "min_num_segments": 2, "max_num_segments": 2}
+    if augmentation is SpeakerNoiseAugmentation:
+        options = {"min_mix_rate": 0.25, "max_mix_rate": 0.25}
+    added = augmentation(**ALWAYS_NOISE, **options)(batch).noise[0]
+    pieces = added[added != 0]
+    if noise_len == 0:
+        assert len(pieces) == 0
+        return
+    first = round((pieces[0] / (pieces[1:] - pieces[:-1]).abs().min()).item()) if noise_len > 1 else 1
+    start = first - 1 if augmentation is SpeakerNoiseAugmentation else 0  # one stretch starts anywhere in longer noise
+    wanted = torch.tensor([(start + k) % noise_len + 1.0 for k in range(1000)])
+    assert torch.allclose(pieces / pieces[0], wanted / wanted[0], rtol=1e-3)
 
 
 @BOTH
