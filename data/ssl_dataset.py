@@ -121,10 +121,10 @@ class AudioNoiseDataset(ManifestDataset):
         item_seed = int(rng.integers(2**63))
         utterance = self.utterances[index]
         try:
-            audio = self.segment(self.decode(utterance))
+            audio = self.segment(self.decode(index))
         except BadAudio as error:
             bad = BadSample(utterance.audio_filepath, error.reason, str(error))
-            logger.error("left out: %s: %s (%s)", *bad, extra={"once": True})
+            logger.error("left out: %s: %s (%s)", *bad[:3], extra={"once": True})
             return bad
         rejected: list[BadSample] = []
         noise, noise_len = sample_noise(self.noise_data, self.sample_rate, len(audio), rng=rng, rejected=rejected)

@@ -1,7 +1,8 @@
 """Where the tests find recorded NeMo numbers and real audio, which the repository itself doesn't hold."""
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ def golden() -> Path:
 def shared_data() -> Path:
     """Folder of real speech, noise and hostile inputs, with manifests."""
     return _shared_folder("data")
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What our logger says; it doesn't propagate, so pytest's handler is put on it."""
+    logger = logging.getLogger("nest_ssl")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
 
 
 SMALL = {

@@ -108,9 +108,12 @@ class UtteranceTable(Sequence[Utterance]):
             line=int(self.lines[index]),
         )
 
+    def encoded_name(self, index: int) -> bytes:
+        return self.names[self.name_starts[index] : self.name_ends[index]]
+
     def name(self, index: int) -> str:
         """The file name as the manifest has it."""
-        return self.names[self.name_starts[index] : self.name_ends[index]].decode("utf-8", "surrogatepass")
+        return self.encoded_name(index).decode("utf-8", "surrogatepass")
 
     def path(self, index: int) -> str:
         """Where the file is, looked for on disk; where it should be, if it isn't."""
@@ -134,6 +137,16 @@ class UtteranceTable(Sequence[Utterance]):
         table.durations, table.is_measured = self.durations.copy(), self.is_measured.copy()
         table.durations[rows], table.is_measured[rows] = seconds, True
         return table
+
+    def __getstate__(self) -> dict:
+        """Pickles (for spawned loader workers) carry the names of the rows that are there, not of all ever read."""
+        state = self.__dict__.copy()
+        lengths = self.name_ends - self.name_starts
+        if lengths.sum() < len(self.names):
+            state["names"] = b"".join(map(self.encoded_name, range(len(self))))
+            state["name_ends"] = np.cumsum(lengths)
+            state["name_starts"] = state["name_ends"] - lengths
+        return state
 
     @property
     def nbytes(self) -> int:

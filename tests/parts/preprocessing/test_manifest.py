@@ -1,5 +1,4 @@
 import json
-import logging
 import re
 
 import numpy as np
@@ -25,15 +24,6 @@ def manifest(tmp_path):
         return str(tmp_path / name)
 
     return write
-
-
-@pytest.fixture
-def log(caplog):
-    """Our logger doesn't propagate, so pytest's handler is put on it."""
-    logger = logging.getLogger("nest_ssl")
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 @pytest.mark.parametrize("key", ["audio_filepath", "audio_filename"])
