@@ -1,0 +1,236 @@
+"""Utterances in tar files, in NeMo's layout: a table like that of a manifest, so that everything above it is the same.
+
+NeMo 3.0.0 streams its shards, and shuffles whole shards only. Here each utterance is read by itself, with one seek: an
+exact shuffle, the same number of batches on every rank, and a run that resumes without reading what it has seen.
+"""
+
+import io
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from data.audio_to_text import SHARD_STRATEGIES
+from data.tar_index import TarIndex, tar_index
+from parts.batch_types import BadSample
+from parts.preprocessing.manifest import manifest_lines, manifest_paths, read_manifests
+from parts.preprocessing.segment import BadAudio
+from parts.preprocessing.utterances import UtteranceTable
+from utils.logging import info_once, logger, warn_once
+from utils.stopwatch import stage
+
+INDEX_THREADS = 16  # looking at many tars is waiting, mostly
+FIRST_BUFFER = 100  # shards that webdataset gathers before it gives one
+
+
+class TarTable(UtteranceTable):
+    """Utterances whose audio lies in tar files.
+
+    tars: paths of the shards, in their order.
+    shards: (U,) int32, which of `tars`.
+    starts, sizes: (U,) int64 bytes, where the audio file begins in it and how long it is.
+
+    A tar is opened for each read, which costs some 10 us and leaves nothing for forked workers to share.
+    """
+
+    columns = (*UtteranceTable.columns, "shards", "starts", "sizes")
+
+    def __init__(
+        self, lines: UtteranceTable, tars: Sequence[str], shards: np.ndarray, starts: np.ndarray, sizes: np.ndarray
+    ):
+        """lines: the manifest's, of which each row has its place in a tar."""
+        vars(self).update(vars(lines))
+        self.tars = tuple(tars)
+        self.shards = np.asarray(shards, dtype=np.int32)
+        self.starts = np.asarray(starts, dtype=np.int64)
+        self.sizes = np.asarray(sizes, dtype=np.int64)
+
+    def path(self, index: int) -> str:
+        """`folder/audio_0.tar/name.wav`: for messages, as no such file exists."""
+        return f"{self.tars[self.shards[index]]}/{self.name(index)}"
+
+    def open(self, index: int) -> io.BytesIO:
+        """The bytes of the audio file. Raises BadAudio where the tar can't be read any more."""
+        try:
+            with stage("decode"), open(self.tars[self.shards[index]], "rb", buffering=0) as tar:
+                tar.seek(int(self.starts[index]))
+                return io.BytesIO(tar.read(int(self.sizes[index])))
+        except OSError as error:
+            raise BadAudio("unreadable", f"the tar can't be read: {error.strerror}") from None
+
+
+def tar_table(
+    tarred_audio_filepaths: str | Sequence[str], manifest_filepath: str | Sequence[str], config_path: str
+) -> TarTable:
+    """The utterances of some tar files, in the order of their manifest lines.
+
+    tarred_audio_filepaths: what `manifest_paths` takes, for the tar files of all ranks.
+    manifest_filepath: one manifest for all of them, or one for each (`sharded_manifests/manifest__OP_0..7_CL_.json`).
+    config_path: section of these keys, for messages.
+
+    A line belongs to the member with its file name, without folder and extension, as in NeMo. Several lines may name
+    one member, with offsets of their own, or as `name-sub1`, `name-sub2`, which NeMo's script writes (and NeMo 3.0.0
+    then never reads). Members without a line are left out; lines without a member are in the table's `rejected`.
+    Raises ValueError where no line has a member.
+    """
+    tars = manifest_paths(tarred_audio_filepaths, f"{config_path}.tarred_audio_filepaths")
+    lines = read_manifests(manifest_filepath, f"{config_path}.manifest_filepath")
+    with ThreadPoolExecutor(INDEX_THREADS) as pool:
+        indexes = list(pool.map(tar_index, tars))
+    for tar, index in zip(tars, indexes, strict=True):
+        if index.cut_off:
+            logger.warning("%s: not a whole tar file; only its first %d members are there", tar, len(index.names))
+    return match_lines(lines, tars, indexes, config_path)
+
+
+def match_lines(lines: UtteranceTable, tars: Sequence[str], indexes: Sequence[TarIndex], config_path: str) -> TarTable:
+    members = Members(tars, indexes)
+    rows, places, rejected = [], [], list(lines.rejected)
+    for row in range(len(lines)):
+        place = members.find(lines, row)
+        problem = "the tar files have no member of this name" if place is None else members.problem(place)
+        if problem is None:
+            rows.append(row)
+            places.append(place)
+        else:
+            manifest, line = lines.manifests[lines.manifest_numbers[row]], int(lines.lines[row])
+            rejected.append(BadSample(lines.name(row), "bad_entry", problem, manifest, line))
+    if not rows:
+        raise ValueError(
+            f"{config_path}.tarred_audio_filepaths: none of {len(lines)} manifest lines names a member of them "
+            f"({tars[0]!r}, ...); give the tar files that belong to {config_path}.manifest_filepath"
+        )
+    if len(rows) < len(lines):
+        warn_once(f"{config_path}: {len(lines) - len(rows)} of {len(lines)} lines have no audio in the tar files")
+    without_line = len(members.names) - len(set(places))
+    if without_line:
+        info_once(f"{config_path}: {without_line} of {len(members.names)} members of the tar files have no line")
+    kept = lines.select(np.array(rows))
+    kept.rejected = tuple(rejected)
+    places = np.array(places)
+    return TarTable(kept, tars, members.shards[places], members.starts[places], members.sizes[places])
+
+
+class Members:
+    """The members of all tar files, to be found by file name; a place is a number among all of them."""
+
+    def __init__(self, tars: Sequence[str], indexes: Sequence[TarIndex]):
+        counts = [len(index.names) for index in indexes]
+        self.names = list(itertools.chain.from_iterable(index.names for index in indexes))
+        self.shards = np.repeat(np.arange(len(indexes)), counts)
+        self.starts = _column(index.starts for index in indexes)
+        self.sizes = _column(index.sizes for index in indexes)
+        self.are_cut_off = self.starts + self.sizes > np.repeat([index.tar_bytes for index in indexes], counts)
+        self.shard_numbers = [_last_number(tar, position) for position, tar in enumerate(tars)]
+        self.shard_ids: dict[str, list[object]] = {}
+        self.first: dict[str, int] = {}
+        self.others: dict[str, list[int]] = {}  # where names are not unique
+        for place, name in enumerate(self.names):
+            key = file_id(name)
+            if self.first.setdefault(key, place) != place:
+                self.others.setdefault(key, []).append(place)
+
+    def find(self, lines: UtteranceTable, row: int) -> int | None:
+        """The place of a manifest line's audio."""
+        name = lines.name(row)
+        key = file_id(name)
+        if key not in self.first:
+            key = re.sub(r"-sub\d+$", "", key)
+        if key not in self.others:
+            return self.first.get(key)
+        manifest = lines.manifests[lines.manifest_numbers[row]]
+        if manifest not in self.shard_ids:
+            self.shard_ids[manifest] = shard_ids(manifest)
+        shard = self.shard_ids[manifest][lines.lines[row] - 1]
+        return min(
+            (self.first[key], *self.others[key]),
+            key=lambda place: (
+                self.shard_numbers[self.shards[place]] != shard,
+                not self.names[place].endswith(name),
+            ),
+        )
+
+    def problem(self, place: int) -> str | None:
+        return "the tar file ends inside this member" if self.are_cut_off[place] else None
+
+
+def _column(parts: Iterable[Sequence[int]]) -> np.ndarray:
+    return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+
+
+def file_id(name: str) -> str:
+    """File name without folder and extension."""
+    base = name.replace("\\", "/").rpartition("/")[2]
+    return base.rpartition(".")[0] or base
+
+
+def _last_number(path: str, otherwise: int) -> int:
+    """7 for `audio_7.tar` and `manifest_7.json`."""
+    number = re.search(r"(\d+)\D*$", os.path.basename(path))
+    return int(number[1]) if number else otherwise
+
+
+def shard_ids(manifest: str) -> list[object]:
+    """The `shard_id` of each line, which a table doesn't keep: it matters only where names aren't unique."""
+    return [_shard_id(line) for line in manifest_lines(manifest)]
+
+
+def _shard_id(line: bytes) -> object:
+    try:
+        return json.loads(line)["shard_id"]
+    except (ValueError, TypeError, KeyError):  # blank, broken, or without
+        return None
+
+
+def nemo_order(
+    table: TarTable,
+    shard_strategy: str = "scatter",
+    world_size: int = 1,
+    global_rank: int = 0,
+    worker: int = 0,
+    num_workers: int = 1,
+    shuffle_n: int = 0,
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """(M,) rows in the order in which NeMo 3.0.0 gives them to one worker of one rank.
+
+    shard_strategy: "scatter" gives every rank as many whole shards, "replicate" all of them.
+    shuffle_n: shards, not samples, that are gathered to draw the next one from; 0: as listed. Inside a shard the order
+        is that of the tar, and for a member that of its lines.
+    rng: what the shards are drawn with.
+    """
+    if shard_strategy not in SHARD_STRATEGIES:
+        raise ValueError(f"shard_strategy={shard_strategy!r} is not one of {SHARD_STRATEGIES}")
+    shards = np.arange(len(table.tars))
+    if shard_strategy == "scatter":
+        share = len(shards) // world_size
+        shards = shards[share * global_rank : share * (global_rank + 1)]
+    mine = shards[worker::num_workers]
+    in_order = np.lexsort((table.starts, table.shards))  # stable: lines of one member stay in the manifest's order
+    first, last = np.searchsorted(table.shards[in_order], [mine, mine + 1])
+    rows = {shard: in_order[start:end] for shard, start, end in zip(mine, first, last, strict=True)}
+    drawn = drawn_through_buffer(mine, shuffle_n, rng or np.random.default_rng())
+    return np.concatenate([np.empty(0, np.int64), *(rows[shard] for shard in drawn)])
+
+
+def drawn_through_buffer(shards: Iterable[int], size: int, rng: np.random.Generator) -> Iterator[int]:
+    """webdataset's shuffle: gather two and give one, until `size` are gathered; then one for one."""
+    incoming, gathered = iter(shards), []
+    for shard in incoming:
+        gathered.append(shard)
+        if len(gathered) < size:
+            gathered.extend(itertools.islice(incoming, 1))
+        if len(gathered) >= min(FIRST_BUFFER, size):
+            yield _take_one(gathered, rng)
+    while gathered:
+        yield _take_one(gathered, rng)
+
+
+def _take_one(gathered: list[int], rng: np.random.Generator) -> int:
+    choice = int(rng.integers(len(gathered)))
+    gathered[choice], gathered[-1] = gathered[-1], gathered[choice]
+    return gathered.pop()
