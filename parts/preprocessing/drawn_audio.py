@@ -1,0 +1,54 @@
+"""Noise and impulse responses: random files of a manifest, where one that can't be used gives way to another."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from parts.batch_types import BadSample
+from parts.preprocessing.manifest import Utterance
+from parts.preprocessing.segment import BadAudio
+from utils.logging import logger
+
+MAX_TRIALS = 20  # NeMo's `sample_noise`
+Loaded = TypeVar("Loaded")
+
+
+def draw_audio(
+    files: Sequence[Utterance | Mapping],
+    load: Callable[[Utterance], Loaded],
+    rng: np.random.Generator,
+    *,
+    kind: str,
+    rejected: list[BadSample] | None = None,
+    max_trials: int = MAX_TRIALS,
+) -> Loaded | None:
+    """What `load` makes of a random line; None when `max_trials` lines in a row raise BadAudio.
+
+    files: lines as utterances, or as the dicts that NeMo's users have.
+    rejected: gets the unusable ones, with the reason "<kind>_<reason>"; without such a list they are logged.
+    """
+    for _ in range(max_trials if len(files) else 0):
+        entry = as_utterance(files[int(rng.integers(len(files)))])
+        try:
+            return load(entry)
+        except BadAudio as error:
+            bad = BadSample(entry.audio_filepath, f"{kind}_{error.reason}", str(error), entry.manifest, entry.line)
+            if rejected is None:
+                logger.error("replaced by another: %s: %s (%s)", *bad[:3], extra={"once": True})
+            else:
+                rejected.append(bad)
+    return None
+
+
+def as_utterance(entry: Utterance | Mapping) -> Utterance:
+    """A dict with audio_filepath, and duration and offset where known, as an utterance."""
+    if isinstance(entry, Utterance):
+        return entry
+    return Utterance(
+        audio_filepath=entry["audio_filepath"],
+        duration=entry.get("duration") or None,
+        offset=entry.get("offset") or 0.0,
+        manifest=entry.get("manifest", ""),
+        line=entry.get("line", 0),
+    )
