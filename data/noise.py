@@ -12,31 +12,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from parts.batch_types import BadSample
-from parts.preprocessing.manifest import read_manifests, seconds_of
-from parts.preprocessing.segment import BadAudio, load_audio
-from utils.logging import logger
+from parts.preprocessing.drawn_audio import as_utterance, draw_audio
+from parts.preprocessing.manifest import Utterance, UtteranceTable, read_manifests, seconds_of
+from parts.preprocessing.perturb import white_noise
+from parts.preprocessing.segment import load_audio
+from utils.stopwatch import stage
 
 SILENCE_DB = -100.0  # mean power below this, relative to full scale, is silence; 16-bit rounding alone is at -101
+
+
+def read_noise_manifest(
+    noise_manifest: str | Sequence[str] | None, config_path: str = "model.train_ds.noise_manifest"
+) -> UtteranceTable:
+    """The noise manifests as a table, for `sample_noise`; without rows where there is no manifest."""
+    return UtteranceTable.of([]) if noise_manifest is None else read_manifests(noise_manifest, config_path)
 
 
 def load_noise_manifest(
     noise_manifest: str | Sequence[str] | None, config_path: str = "model.train_ds.noise_manifest"
 ) -> list[dict]:
-    """Lines of the noise manifests as dicts of audio_filepath, duration and offset; [] without a manifest.
-
-    A missing duration is read from the file's header, so that long files without one are cropped at random, too
-    (NeMo 3.0.0 always takes their beginning).
+    """Lines of the noise manifests as dicts, as in NeMo: audio_filepath, duration (None where not stated), offset,
+    manifest and line. [] without a manifest. A data set keeps the much smaller `read_noise_manifest`.
     """
-    if noise_manifest is None:
-        return []
-    return [
-        {"audio_filepath": entry.audio_filepath, "duration": seconds_of(entry), "offset": entry.offset}
-        for entry in read_manifests(noise_manifest, config_path)
-    ]
+    return [entry._asdict() for entry in read_noise_manifest(noise_manifest, config_path)]
 
 
 def sample_noise(
-    noise_data: Sequence[Mapping],
+    noise_data: Sequence[Mapping] | UtteranceTable,
     sample_rate: int,
     max_audio_len: int | None = None,
     max_trial: int = 20,
@@ -52,21 +54,18 @@ def sample_noise(
     or after `max_trial` failures.
     """
     rng = rng or global_generator()
-    for _ in range(max_trial if noise_data else 0):
-        entry = noise_data[rng.integers(len(noise_data))]
-        try:
-            return load_noise_audio(entry, sample_rate, max_audio_len, rng=rng)
-        except BadAudio as error:
-            bad = BadSample(entry["audio_filepath"], f"noise_{error.reason}", str(error))
-            logger.error("noise replaced by another: %s: %s", bad.path, bad.reason, extra={"once": True})
-            if rejected is not None:
-                rejected.append(bad)
+
+    def load(entry: Utterance) -> tuple[Tensor, Tensor]:
+        return load_noise_audio(entry, sample_rate, max_audio_len, rng=rng)
+
+    with stage("noise"):
+        drawn = draw_audio(noise_data, load, rng, kind="noise", rejected=rejected, max_trials=max_trial)
     num_samples = max_audio_len or 0
-    return torch.zeros(num_samples), torch.tensor(num_samples)
+    return (torch.zeros(num_samples), torch.tensor(num_samples)) if drawn is None else drawn
 
 
 def load_noise_audio(
-    sample: Mapping,
+    sample: Mapping | Utterance,
     sample_rate: int,
     max_audio_len: int | None = None,
     pad_to_max: bool = True,
@@ -78,7 +77,8 @@ def load_noise_audio(
 ) -> tuple[Tensor, Tensor]:
     """Load one noise file: a random crop of it if it is longer than `max_audio_len` samples, else all of it.
 
-    sample: audio_filepath, and duration and offset in seconds where known.
+    sample: audio_filepath, and duration and offset in seconds where known. A missing duration is read from the file's
+        header, so that such files are cropped at random, too (NeMo 3.0.0 takes their beginning).
     pad_to_max: give exactly `max_audio_len` samples, zeros behind the noise.
     min_white_noise_db, max_white_noise_db: level of the white noise that is added to a silent piece.
     max_trial: crops tried until one isn't silent.
@@ -89,17 +89,18 @@ def load_noise_audio(
     up to 100 times), crops from the start of the file even where the line has an offset, and fails on stereo.
     """
     rng = rng or global_generator()
-    path, duration, offset = sample["audio_filepath"], sample.get("duration"), sample.get("offset") or 0.0
+    entry = as_utterance(sample)
     max_duration = None if max_audio_len is None else max_audio_len / sample_rate
+    duration = entry.duration if max_duration is None else seconds_of(entry)
 
     if max_duration is not None and duration is not None and duration > max_duration:
         for _ in range(max(1, max_trial)):
-            start = offset + rng.uniform(0, duration - max_duration)
-            samples = load_audio(path, sample_rate, offset=start, duration=max_duration)
+            start = entry.offset + rng.uniform(0, duration - max_duration)
+            samples = load_piece(entry, sample_rate, start, max_duration)
             if not is_silent(samples):
                 break
     else:
-        samples = load_audio(path, sample_rate, offset=offset, duration=duration)
+        samples = load_piece(entry, sample_rate, entry.offset, entry.duration)
     if is_silent(samples):
         samples = samples + white_noise(len(samples), min_white_noise_db, max_white_noise_db, rng)
 
@@ -111,15 +112,14 @@ def load_noise_audio(
     return noise, torch.tensor(noise_len)
 
 
+def load_piece(entry: Utterance, sample_rate: int, offset: float, duration: float | None) -> np.ndarray:
+    """(N,) float32; silence is returned like any sound. Raises BadAudio."""
+    return load_audio(entry.audio_filepath, sample_rate, offset=offset, duration=duration, allow_silent=True)
+
+
 def is_silent(samples: np.ndarray) -> bool:
     """True when the mean power of (N,) samples is below SILENCE_DB."""
     return np.square(samples, dtype=np.float64).mean() < 10.0 ** (SILENCE_DB / 10)
-
-
-def white_noise(num_samples: int, min_db: int, max_db: int, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise (N,) float32 at a whole number of dB drawn from [min_db, max_db)."""
-    level_db = rng.integers(min_db, max(max_db, min_db + 1))
-    return (rng.standard_normal(num_samples) * 10.0 ** (level_db / 20)).astype(np.float32)
 
 
 def global_generator() -> np.random.Generator:

@@ -6,8 +6,9 @@ import soundfile
 import torch
 
 import data.noise
-from data.noise import is_silent, load_noise_audio, load_noise_manifest, sample_noise
+from data.noise import is_silent, load_noise_audio, load_noise_manifest, read_noise_manifest, sample_noise
 from parts.preprocessing.segment import BadAudio, load_audio
+from utils.stopwatch import take_seconds
 
 RATE = 16000
 
@@ -136,12 +137,46 @@ def test_without_a_generator_numpys_seed_decides(ramp):
     assert torch.equal(draw(), draw())
 
 
-def test_load_noise_manifest_resolves_paths_and_reads_missing_durations(tmp_path, ramp):
+def test_load_noise_manifest_gives_nemos_dicts_with_paths_resolved(tmp_path, ramp):
+    manifest = str(tmp_path / "m.json")
     (tmp_path / "m.json").write_text(json.dumps({"audio_filepath": "ramp.wav", "offset": 0.25}), encoding="utf-8")
-    (entry,) = load_noise_manifest(str(tmp_path / "m.json"))
-    assert entry == {"audio_filepath": ramp["audio_filepath"], "duration": 0.75, "offset": 0.25}
-    assert load_noise_manifest([str(tmp_path / "m.json")] * 2) == [entry, entry]
-    assert load_noise_manifest(None) == []
+    (entry,) = load_noise_manifest(manifest)
+    place = {"manifest": manifest, "line": 1}
+    assert entry == {"audio_filepath": ramp["audio_filepath"], "duration": None, "offset": 0.25} | place
+    assert load_noise_manifest([manifest] * 2) == [entry, entry]
+    assert load_noise_manifest(None) == [] and len(read_noise_manifest(None)) == 0
+
+
+def test_a_missing_duration_is_read_from_the_file_so_that_crops_are_random(ramp):
+    rng = np.random.default_rng(0)
+    starts = [start_of(load_noise_audio(ramp | {"duration": None}, RATE, 4000, rng=rng)[0]) for _ in range(30)]
+    assert min(starts) < 3000 and max(starts) > 9000
+    late = {"audio_filepath": ramp["audio_filepath"], "offset": 0.5}
+    starts = [start_of(load_noise_audio(late, RATE, 4000, rng=rng)[0]) for _ in range(30)]
+    assert min(starts) >= 8000 and max(starts) > 10000
+
+
+def test_a_table_gives_the_same_noise_as_nemos_dicts(tmp_path, ramp):
+    lines = [json.dumps({"audio_filepath": "ramp.wav", "duration": 0.1, "offset": i / 8}) for i in range(5)]
+    (tmp_path / "m.json").write_text("\n".join(lines), encoding="utf-8")
+    table, dicts = read_noise_manifest(str(tmp_path / "m.json")), load_noise_manifest(str(tmp_path / "m.json"))
+    for seed in range(8):
+        (one, _), (two, _) = (sample_noise(x, RATE, 900, rng=np.random.default_rng(seed)) for x in (table, dicts))
+        assert torch.equal(one, two)
+
+
+def test_noise_is_timed_as_noise_with_its_decoding(ramp):
+    take_seconds()
+    sample_noise([ramp], RATE, 800)
+    assert set(take_seconds()) == {"noise"}
+
+
+def test_silent_pieces_of_a_noise_are_tried_again(tmp_path):
+    sound = np.zeros(4 * RATE)
+    sound[-RATE:] = 0.1
+    soundfile.write(tmp_path / "n.wav", sound, RATE, subtype="FLOAT")
+    sample, rng = {"audio_filepath": str(tmp_path / "n.wav"), "duration": 4.0}, np.random.default_rng(0)
+    assert all(load_noise_audio(sample, RATE, 1600, rng=rng)[0].max() > 0.05 for _ in range(20))
 
 
 def test_an_empty_or_missing_noise_manifest_is_an_error_that_names_the_key(tmp_path):
