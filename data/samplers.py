@@ -1,10 +1,16 @@
-"""Which utterances a rank sees in an epoch, and in which order."""
+"""Which batches a rank sees in an epoch, and how a run goes on in the middle of one."""
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset, DistributedSampler
+
+from data.batching import Batching, Plan
+from utils.logging import logger
+
+Order = Callable[[np.random.Generator], np.ndarray]  # -> (M,) indices of an epoch; M is the same for every epoch
 
 
 class Draw(NamedTuple):
@@ -12,55 +18,152 @@ class Draw(NamedTuple):
 
     index: of the utterance; None: nothing is left for this rank, and collate leaves the item out. That keeps the
         number of batches equal on all ranks without showing an utterance twice.
+    turn: how often the utterance was drawn before in this epoch.
     """
 
     epoch: int
     index: int | None
+    turn: int = 0
 
 
 class EpochSampler(DistributedSampler):
-    """Each utterance once per epoch over all ranks, in an order that depends on (seed, epoch) alone.
+    """The batches of this rank, as tuples of Draws: of each epoch's plan, which all ranks share, every n-th.
+
+    At step s of an epoch that begins at batch `position` of the plan, rank r of n takes batch position + s * n + r.
+    Where fewer than n batches are left, they are split so that each rank gets a piece of one, or an empty draw. So
+    every rank has as many batches, each utterance comes as often as the plan says, and a position means the same for
+    any number of ranks.
 
     Lightning tells it the epoch through `set_epoch`, and leaves a DistributedSampler in place as it is.
-    torch's own repeats the first utterances to fill the last ranks; this one gives those ranks an empty draw.
 
-    drop_last: leave out the utterances that don't divide among the ranks (others in each epoch when shuffled).
+    batching: makes a plan of an order (see `data/batching.py`).
+    order: of an epoch's utterances; a plan that has more batches than that of epoch 0, as when utterances are drawn at
+        random, ends there, and one that has fewer is drawn on.
+    drop_last: leave out what is left when fewer batches than ranks are.
     fixed_epoch: always draw as in epoch 0, so that an evaluation has the same noise each time.
+    facts: what else tells one data set and its options from another, by the names that a warning shall use.
     """
 
     def __init__(
         self,
         dataset: Dataset,
         *,
-        shuffle: bool,
+        batching: Batching,
+        order: Order,
         seed: int,
-        drop_last: bool,
+        drop_last: bool = False,
         fixed_epoch: bool = False,
+        facts: Mapping[str, object] | None = None,
         global_rank: int = 0,
         world_size: int = 1,
     ):
-        super().__init__(dataset, world_size, global_rank, shuffle=shuffle, seed=seed, drop_last=drop_last)
+        super().__init__(dataset, world_size, global_rank, shuffle=False, seed=seed, drop_last=drop_last)
+        self.batching = batching
+        self.order = order
         self.fixed_epoch = fixed_epoch
+        self.position = 0  # batches of the plan that were handed out, to all ranks together
+        self._goes_on = False  # at `position`, rather than at the start
+        self._plan = self._planned(0)
+        self._plan_epoch = 0
+        self.num_batches = len(self._plan)  # in the plan of any epoch
+        self._identity = {"seed": seed, "utterances": len(dataset), "batches": self.num_batches, **(facts or {})}
+        self._identity["order"] = fingerprint(self._plan)
+
+    # what Lightning and a loader call
 
     def set_epoch(self, epoch: int) -> None:
-        if not self.fixed_epoch:
-            self.epoch = epoch
+        """The next pass is through this epoch, from its start; the present epoch goes on where it was restored."""
+        if not self.fixed_epoch and epoch != self.epoch:
+            self.epoch, self.position, self._goes_on = epoch, 0, False
 
     def __len__(self) -> int:
-        total = len(self.dataset)
-        return total // self.num_replicas if self.drop_last else -(-total // self.num_replicas)
+        """Number of batches of a whole epoch on this rank, also while the rest of one is read: Lightning adds those
+        that it had before."""
+        return self._steps(self.num_batches)
 
-    def __iter__(self) -> Iterator[Draw]:
-        mine = self.order()[self.rank :: self.num_replicas][: len(self)]
-        for index in mine:
-            yield Draw(self.epoch, int(index))
-        for _ in range(len(self) - len(mine)):
-            yield Draw(self.epoch, None)
+    def __iter__(self) -> Iterator[tuple[Draw, ...]]:
+        if not self._goes_on:
+            self.position = 0
+        self._goes_on = False
+        plan, start = self.plan(), self.position
+        turns, epoch = plan.turns(), self.epoch
+        for step in range(self._steps(self.num_batches - start)):
+            places = self._share(plan, start + step * self.num_replicas)
+            draws = tuple(Draw(epoch, int(plan.indices[i]), int(turns[i])) for i in places)
+            yield draws or (Draw(epoch, None),)
 
-    def order(self) -> np.ndarray:
-        """(number of utterances,) indices of this epoch, the same on every rank."""
-        total = len(self.dataset)
-        if not self.shuffle:
-            return np.arange(total)
+    # where it stands (see `ResumableSampler` in data/loader.py)
+
+    def batch_given(self) -> None:
+        """The loader has handed out one more batch; workers read ahead of that."""
+        self.position = min(self.position + self.num_replicas, self.num_batches)
+
+    def state_dict(self) -> dict:
+        """epoch, position, and what decides about the plan."""
+        return {"epoch": self.epoch, "position": self.position, "plan": dict(self._identity)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on there, or, if the plan has changed, start its epoch anew and warn."""
+        self.epoch = state["epoch"]
+        changes = changed(state["plan"], self._identity)
+        if changes:
+            logger.warning("the data isn't what it was (%s): epoch %d starts anew", changes, self.epoch)
+        self.position = 0 if changes else state["position"]
+        self._goes_on = not changes
+
+    def steps_done(self, position: int) -> int:
+        """How many batches of an epoch this rank counts as done at a position of the plan."""
+        return len(self) - self._steps(self.num_batches - position)
+
+    # plans
+
+    def first_epoch(self, k: int) -> tuple[Draw, ...]:
+        """Batch k of epoch 0, whatever the rank."""
+        plan = self._plan if self._plan_epoch == 0 else self._planned(0, self.num_batches)
+        turns = plan.turns()
+        return tuple(Draw(0, int(plan.indices[i]), int(turns[i])) for i in plan.places(k))
+
+    def plan(self) -> Plan:
+        """The batches of the epoch, for all ranks."""
+        if self._plan_epoch != self.epoch:
+            self._plan, self._plan_epoch = self._planned(self.epoch, self.num_batches), self.epoch
+        return self._plan
+
+    def _planned(self, epoch: int, num_batches: int = 0) -> Plan:
         # utterance i draws from (seed, epoch, i), i < total: `total` is the first stream nobody uses
-        return np.random.default_rng((self.seed, self.epoch, total)).permutation(total)
+        rng = np.random.default_rng((self.seed, epoch, len(self.dataset)))
+        plan = self.batching(self.order(rng), rng)
+        while len(plan) < num_batches:
+            plan = plan + self.batching(self.order(rng), rng)
+        return plan.first(num_batches or len(plan))
+
+    def _steps(self, num_batches: int) -> int:
+        return num_batches // self.num_replicas if self.drop_last else -(-num_batches // self.num_replicas)
+
+    def _share(self, plan: Plan, first: int) -> range:
+        """Places in the plan that are this rank's, of the batches from `first` on."""
+        if first + self.num_replicas <= self.num_batches:
+            return plan.places(first + self.rank)
+        return split([plan.places(k) for k in range(first, self.num_batches)], self.num_replicas)[self.rank]
+
+
+def split(pieces: Sequence[range], count: int) -> list[range]:
+    """Halve the longest piece until there are `count`, some of them empty if need be."""
+    pieces = list(pieces)
+    while len(pieces) < count:
+        longest = max(range(len(pieces)), key=lambda i: len(pieces[i]))
+        middle = (len(pieces[longest]) + 1) // 2
+        pieces[longest : longest + 1] = [pieces[longest][:middle], pieces[longest][middle:]]
+    return pieces
+
+
+def fingerprint(plan: Plan) -> int:
+    """Differs between plans, and is the same on every machine."""
+    return zlib.crc32(plan.ends.astype("<i8").tobytes(), zlib.crc32(plan.indices.astype("<i8").tobytes()))
+
+
+def changed(before: Mapping[str, object], now: Mapping[str, object]) -> str:
+    """What differs: "utterances was 248, is 240"; only where all else is equal, the order itself."""
+    names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+    named = [name for name in names if name != "order"] or names
+    return ", ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in named)
