@@ -17,7 +17,7 @@ import numpy as np
 from data.audio_to_text import SHARD_STRATEGIES
 from data.tar_index import TarIndex, tar_index
 from parts.batch_types import BadSample
-from parts.preprocessing.manifest import manifest_lines, manifest_paths, read_manifests
+from parts.preprocessing.manifest import keep_durations, manifest_lines, manifest_paths, read_manifests
 from parts.preprocessing.segment import BadAudio
 from parts.preprocessing.utterances import UtteranceTable
 from utils.logging import info_once, logger, warn_once
@@ -64,13 +64,19 @@ class TarTable(UtteranceTable):
 
 
 def tar_table(
-    tarred_audio_filepaths: str | Sequence[str], manifest_filepath: str | Sequence[str], config_path: str
+    tarred_audio_filepaths: str | Sequence[str],
+    manifest_filepath: str | Sequence[str],
+    config_path: str,
+    *,
+    min_duration: float | None = None,
+    max_duration: float | None = None,
 ) -> TarTable:
     """The utterances of some tar files, in the order of their manifest lines.
 
     tarred_audio_filepaths: what `manifest_paths` takes, for the tar files of all ranks.
     manifest_filepath: one manifest for all of them, or one for each (`sharded_manifests/manifest__OP_0..7_CL_.json`).
     config_path: section of these keys, for messages.
+    min_duration, max_duration: seconds; utterances beyond are left out.
 
     A line belongs to the member with its file name, without folder and extension, as in NeMo. Several lines may name
     one member, with offsets of their own, or as `name-sub1`, `name-sub2`, which NeMo's script writes (and NeMo 3.0.0
@@ -84,7 +90,7 @@ def tar_table(
     for tar, index in zip(tars, indexes, strict=True):
         if index.cut_off:
             logger.warning("%s: not a whole tar file; only its first %d members are there", tar, len(index.names))
-    return match_lines(lines, tars, indexes, config_path)
+    return keep_durations(match_lines(lines, tars, indexes, config_path), min_duration, max_duration, config_path)
 
 
 def match_lines(lines: UtteranceTable, tars: Sequence[str], indexes: Sequence[TarIndex], config_path: str) -> TarTable:
