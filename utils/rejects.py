@@ -1,0 +1,274 @@
+"""Samples that were left out: each is said once, all are listed in the run's folder, too many of them stop the run."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from utils.loaders import from_loaders, num_samples
+from utils.logging import logger
+from utils.ranks import from_all_ranks
+
+FILE_NAME, FILE_NAME_OF_RANK, ALL_FILES = "rejects.jsonl", "rejects_rank{}.jsonl", "rejects*.jsonl"
+KEYS = ("manifest", "line", "path", "reason", "detail")  # of a line in the file
+MIXED_IN = {  # how reasons begin that concern no sample, but what is mixed into it, and what is said of such a file
+    "noise_": "noise replaced by another",
+    "rir_": "impulse response replaced by another",
+}
+ENOUGH_TURNS = 200  # before a share is judged inside an epoch
+BATCHES_BETWEEN = 25  # two judgements: ranks wait for each other there, which is too much for every step
+
+
+class Rejected(Protocol):
+    """What a batch or a manifest says of a sample that it left out; see `BadSample` in parts/batch_types.py."""
+
+    path: str
+    reason: str
+    detail: str
+    manifest: str
+    line: int
+
+
+def log_reject(bad: Rejected) -> None:
+    """Say what was left out, and why, once per process."""
+    place = f"{bad.manifest}:{bad.line}" if bad.manifest else ""
+    verb = next((verb for prefix, verb in MIXED_IN.items() if bad.reason.startswith(prefix)), "left out")
+    where = f", {place}" if bad.path and place else ""
+    logger.error(f"{verb}: {bad.path or place}: {bad.reason} ({bad.detail}){where}", extra={"once": True})
+
+
+@dataclass
+class Tally:
+    """How many samples had their turn, how many utterances came of that, and what was left out, by reason."""
+
+    turns: int = 0
+    used: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, batch: object) -> None:
+        self.turns += batch.turns
+        self.used += len(batch)
+        self.reasons.update(bad.reason for bad in batch.rejected)
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(self.turns + other.turns, self.used + other.used, self.reasons + other.reasons)
+
+    @property
+    def samples(self) -> Counter[str]:
+        """Reasons of samples, so without noise and impulse responses."""
+        return Counter({why: count for why, count in self.reasons.items() if not why.startswith(tuple(MIXED_IN))})
+
+    def __str__(self) -> str:
+        """'left out 12 of 5000 samples: 7 unreadable, 5 silent; of what is mixed in: 3 noise_empty'"""
+        samples = self.samples
+        text = f"left out {samples.total() or 'none'} of {self.turns} samples"
+        if samples:
+            text += f": {by_reason(samples)}"
+        if mixed_in := self.reasons - samples:
+            text += f"; of what is mixed in: {by_reason(mixed_in)}"
+        return text
+
+
+def by_reason(reasons: Counter[str]) -> str:
+    """'7 unreadable, 5 silent'"""
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+
+
+class RejectsList:
+    """The file that lists what was left out, one JSON object with KEYS per line; each entry is logged and written once.
+
+    A line is appended by one write, so a run that is killed leaves whole lines; one that a full disk or a power cut
+    broke is closed by a line end. What any rank listed in the folder before isn't listed again.
+    """
+
+    def __init__(self, folder: Path | None):
+        self._folder = folder
+        self._path: Path | None = None
+        self._known: set[tuple] = set()
+
+    def open(self, rank: int) -> None:
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)  # where a rank of another machine has a disk of its own
+        self._path = self._folder / (FILE_NAME_OF_RANK.format(rank) if rank else FILE_NAME)
+        for path in self._folder.glob(ALL_FILES):
+            self._known.update(map(name_of, read_entries(path)))
+        if ends_inside_a_line(self._path):
+            self._append(b"\n")
+
+    def take(self, bad: Rejected) -> None:
+        log_reject(bad)
+        entry = {key: getattr(bad, key) for key in KEYS}
+        if self._path is not None and name_of(entry) not in self._known:
+            self._known.add(name_of(entry))
+            text = json.dumps(entry, ensure_ascii=False)
+            self._append(text.encode("utf-8", "backslashreplace") + b"\n")  # of lone surrogates: JSON writes them so
+
+    def _append(self, line: bytes) -> None:
+        with open(self._path, "ab", buffering=0) as file:
+            file.write(line)
+
+    def __str__(self) -> str:
+        """Where to look, for the end of a sentence."""
+        return "" if self._folder is None else f"; see {self._folder / FILE_NAME}"
+
+
+def name_of(entry: dict) -> tuple:
+    """What makes an entry another one: a file may be listed in several lines, with other offsets."""
+    return entry["manifest"], entry["line"], entry["path"]
+
+
+def read_entries(path: Path) -> Iterator[dict]:
+    """The whole entries of a list, one after the other; a cut line is none."""
+    for line in path.read_bytes().splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.keys() >= {*KEYS}:
+            yield entry
+
+
+def ends_inside_a_line(path: Path) -> bool:
+    return path.exists() and not (path.read_bytes() or b"\n").endswith(b"\n")
+
+
+class Rejects(Callback):
+    """Counts by reason what the batches of a run left out, says each once, and lists each once in rejects.jsonl.
+
+    folder: where the list goes, see `RejectsList`; ranks but the first write rejects_rank<N>.jsonl. None: no list.
+    Batches have a length, `rejected` and `turns`. A loader, or the data set in it, may have `rejected_lines`, which
+    are lines of its manifest that can't be used, and `max_rejected_share`, the share of samples, or of lines, that
+    may be left out in training. Beyond it training stops with a ValueError in one line: at its start by the lines,
+    then by the samples, once ENOUGH_TURNS were drawn or an epoch ends. It stops too where an epoch had nothing to
+    train on. What is mixed into samples (MIXED_IN) is listed, and doesn't count.
+    Logs `train_rejected_samples` and `val_rejected_samples`, summed over ranks; those of training since its start.
+    Source: ours; NeMo 3.0.0 stops at the first file that it can't read.
+    """
+
+    def __init__(self, folder: Path | None = None):
+        self._list = RejectsList(folder)
+        self._trained, self._epoch, self._evaluated = Tally(), Tally(), Tally()  # of this rank
+        self._batches = 0
+        self._bad_lines = 0
+        self._max_share = 1.0
+        self._has_said_all = True
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._list.open(trainer.global_rank)
+
+    # training
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trained, self._epoch, self._batches = Tally(), Tally(), 0
+        self._has_said_all = False
+        share = from_loaders(trainer.train_dataloader, "max_rejected_share")
+        self._max_share = min([1.0 if value is None else value for value in share], default=1.0)
+        self._bad_lines = self._take_lines(trainer, trainer.train_dataloader)
+        if good_lines := num_samples(trainer.train_dataloader):
+            total = good_lines + self._bad_lines
+            self._judge(self._bad_lines, total, f"left out {self._bad_lines} of {total} manifest lines: bad_entry")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        self._take(batch, self._epoch)
+        self._batches += 1
+        if self._batches % BATCHES_BETWEEN == 0:
+            self._judge_training(pl_module, ENOUGH_TURNS)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = on_all_ranks(self._epoch)
+        if epoch.used == 0 and epoch.samples:
+            self._stop(
+                f"none of the {epoch.turns} samples drawn from model.train_ds could be read: the log says why; "
+                f"check the paths in model.train_ds.manifest_filepath ({by_reason(epoch.samples)}{self._list})"
+            )
+        self._trained, self._epoch = self._trained + self._epoch, Tally()
+        self._judge_training(pl_module, 1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._sum_up(on_all_ranks(self._trained + self._epoch))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Ctrl-C and the like: what the other ranks left out isn't known then."""
+        self._sum_up(self._trained + self._epoch)
+
+    # validation and test
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start_evaluation(trainer, trainer.val_dataloaders)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start_evaluation(trainer, trainer.test_dataloaders)
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
+        self._take(batch, self._evaluated)
+
+    def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
+        self._take(batch, self._evaluated)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end_evaluation(pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end_evaluation(pl_module, "test")
+
+    def _start_evaluation(self, trainer: Trainer, loaders: object) -> None:
+        self._evaluated = Tally()
+        self._take_lines(trainer, loaders)
+
+    def _end_evaluation(self, pl_module: LightningModule, stage: str) -> None:
+        together = on_all_ranks(self._evaluated)
+        pl_module.log(f"{stage}_rejected_samples", float(together.samples.total()), batch_size=1)
+        if together.reasons:
+            logger.warning(f"{stage}: {together}{self._list}")
+
+    # both
+
+    def _take_lines(self, trainer: Trainer, loaders: object) -> int:
+        """List the manifest lines that can't be used, which all ranks know alike; returns how many they are."""
+        lines = [bad for found in from_loaders(loaders, "rejected_lines") for bad in found]
+        for bad in lines if trainer.is_global_zero else ():
+            self._list.take(bad)
+        return len(lines)
+
+    def _take(self, batch: object, tally: Tally) -> None:
+        if hasattr(batch, "rejected"):  # not of a data set of someone else's
+            tally.add(batch)
+            for bad in batch.rejected:
+                self._list.take(bad)
+
+    def _judge_training(self, pl_module: LightningModule, enough_turns: int) -> None:
+        together = on_all_ranks(self._trained + self._epoch)
+        rejected = together.samples.total()
+        pl_module.log("train_rejected_samples", float(rejected), batch_size=1)
+        if together.turns >= enough_turns:
+            self._judge(rejected, together.turns, str(together))
+
+    def _judge(self, rejected: int, total: int, summary: str) -> None:
+        if rejected > self._max_share * total:
+            self._stop(
+                f"model.train_ds: {summary}{self._list}; that is {rejected / total:.0%}, more than "
+                f"model.train_ds.max_rejected_share={self._max_share:g} allows: repair the data, or raise it"
+            )
+
+    def _stop(self, message: str) -> None:
+        self._has_said_all = True
+        raise ValueError(message)
+
+    def _sum_up(self, tally: Tally) -> None:
+        """The summary of training, once."""
+        if not self._has_said_all and (tally.turns or self._bad_lines):
+            lines = f"; of manifest lines: {self._bad_lines} bad_entry" if self._bad_lines else ""
+            see = str(self._list) if tally.reasons or lines else ""
+            logger.info(f"{tally}{lines}{see}")
+        self._has_said_all = True
+
+
+def on_all_ranks(tally: Tally) -> Tally:
+    """The sum over ranks, which all must call this."""
+    return sum(from_all_ranks(tally), Tally())
