@@ -1,4 +1,4 @@
-"""One line that says how a run goes: loss, masked accuracy, audio seconds per second, time left."""
+"""One line that says how a run goes: loss, masked accuracy, audio seconds per second, time left, waiting for data."""
 
 import shutil
 import sys
@@ -18,7 +18,8 @@ class SpeechProgress(ProgressBar):
     """A line that rewrites itself on a terminal, plain lines elsewhere; ASCII, which any console can print.
 
     The model logs `train_loss` and `train_accuracy` and has `cfg.sample_rate`; batches have `audio_len` (B,) in
-    samples. Reading a number waits for the GPU, so numbers are read only for a line that is shown.
+    samples, and may have `seconds`, whose `wait` is what training waited for them. Reading a number of the GPU waits
+    for it, so numbers are read only for a line that is shown.
     """
 
     def __init__(self):
@@ -46,6 +47,7 @@ class SpeechProgress(ProgressBar):
     ) -> None:
         self._batches += 1
         self._audio_samples = self._audio_samples + batch.audio_len.sum()
+        self._waited_seconds += getattr(batch, "seconds", {}).get("wait", 0.0)
         if time.monotonic() - self._since >= (TERMINAL_SECONDS if self._on_terminal else LINE_SECONDS):
             self._show_training(trainer, pl_module)
 
@@ -66,7 +68,7 @@ class SpeechProgress(ProgressBar):
         self._is_training = False
 
     def _start_counting(self) -> None:
-        self._batches, self._audio_samples = 0, 0
+        self._batches, self._audio_samples, self._waited_seconds = 0, 0, 0.0
         self._since = time.monotonic()
 
     def _show_training(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,7 +82,7 @@ class SpeechProgress(ProgressBar):
         left = (self._total_steps - trainer.global_step) * self._seconds / steps_done
         self._show(
             f"step {trainer.global_step:>6}{of(self._total_steps)}  {metrics_text(trainer, 'train_')}  "
-            f"{speech_seconds / seconds:.1f} s of audio/s  {clock(left)} left"
+            f"{speech_seconds / seconds:.1f} s of audio/s  {clock(left)} left{waiting(self._waited_seconds / seconds)}"
         )
         self._start_counting()
 
@@ -109,6 +111,11 @@ def metrics_text(trainer: Trainer, prefix: str) -> str:
         for name in ("loss", "accuracy")
         if prefix + name in logged
     )
+
+
+def waiting(share: float) -> str:
+    """'  waiting for data 12 %', of the time since the last line; nothing where the batches don't say."""
+    return f"  waiting for data {100 * min(share, 1.0):.0f} %" if share else ""
 
 
 def of(total_steps: float) -> str:

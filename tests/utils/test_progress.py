@@ -1,16 +1,17 @@
 import re
 import sys
 from math import inf
+from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch import Trainer
 
 from tests.utils.tiny_run import TinyModel
 from utils import progress
-from utils.progress import SpeechProgress, clock
+from utils.progress import SpeechProgress, clock, waiting
 
 
-def fit(**options) -> None:
+def fit(model: TinyModel | None = None, **options) -> None:
     Trainer(
         accelerator="cpu",
         devices=1,
@@ -20,7 +21,7 @@ def fit(**options) -> None:
         num_sanity_val_steps=0,
         callbacks=[SpeechProgress()],
         **options,
-    ).fit(TinyModel(batches=4))
+    ).fit(model or TinyModel(batches=4))
 
 
 def test_plain_lines_say_loss_accuracy_speed_and_time_left(capsys, monkeypatch):
@@ -55,6 +56,31 @@ def test_audio_seconds_are_those_of_the_batches(monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     fit(max_steps=1, limit_val_batches=0)
     assert "1.0 s of audio/s" in shown[0]  # 2 items of 1 s in the 2 ticks from one reading of the clock to the next
+
+
+class Waiting(TinyModel):
+    """Each batch was waited for 0.5 s."""
+
+    def training_step(self, batch, batch_idx):
+        batch.seconds = {"wait": 0.5, "decode": 10.0}
+        return super().training_step(batch, batch_idx)
+
+
+def test_waiting_for_data_is_a_share_of_the_time_since_the_last_line(monkeypatch):
+    now = iter(range(0, 1000, 2))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(progress, "LINE_SECONDS", 3.0)  # two batches, of 2 s, and 2 s more until the line is made
+    shown = []
+    monkeypatch.setattr(SpeechProgress, "_show", lambda self, line: shown.append(line))
+    fit(Waiting(batches=4), max_steps=4, limit_val_batches=0)
+    assert [line.rpartition("  ")[2] for line in shown] == ["waiting for data 17 %"] * 2
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.0, ""), (0.124, "  waiting for data 12 %"), (1.7, "  waiting for data 100 %")]
+)
+def test_waiting(share, text):
+    assert waiting(share) == text
 
 
 @pytest.mark.parametrize(
