@@ -125,7 +125,7 @@ class LogFile(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if is_rank_zero():
-            self._handler = logging.FileHandler(self._path, encoding="utf-8")
+            self._handler = logging.FileHandler(self._path, encoding="utf-8", errors="backslashreplace")
             self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
             logger.addHandler(self._handler)
 

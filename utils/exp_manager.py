@@ -18,8 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from utils.callbacks import Checkpoints, LogFile, RunTimer, StepTimer
 from utils.config_check import refuse_unknown_keys
+from utils.data_report import DataReport
 from utils.exp_config import CallbackParams, ExpManagerConfig, read_exp_config
 from utils.logging import info_once, is_rank_zero, logger, warn_once
+from utils.rejects import Rejects
 
 VERSION_VARIABLE = "NEMO_EXPM_VERSION"  # NeMo's: the processes that rank zero starts take its version
 WEIGHTS_ONLY_VARIABLE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch's
@@ -183,7 +185,7 @@ def build_wandb_logger(given: dict, folder: Path) -> WandbLogger:
 
 
 def build_callbacks(options: ExpManagerConfig, folder: Path) -> list[Callback]:
-    callbacks: list[Callback] = [LogFile(folder / LOG_FILE)]
+    callbacks: list[Callback] = [LogFile(folder / LOG_FILE), Rejects(folder), DataReport()]
     if options.log_step_timing:
         callbacks.append(StepTimer(**asdict(options.step_timing_kwargs)))
     if options.create_early_stopping_callback:

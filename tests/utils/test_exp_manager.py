@@ -15,7 +15,9 @@ from omegaconf import OmegaConf
 
 from tests.utils.tiny_run import TinyModel
 from utils.callbacks import Checkpoints, RunTimer, StepTimer
+from utils.data_report import DataReport
 from utils.exp_manager import VERSION_VARIABLE, WEIGHTS_ONLY_VARIABLE, exp_manager
+from utils.rejects import Rejects
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +104,24 @@ def test_messages_of_the_run_are_kept_in_a_file():
     logger.info("after the run")
     text = (folder / "log.txt").read_text(encoding="utf-8")
     assert "INFO: under way" in text and "after the run" not in text
+
+
+def test_the_file_takes_names_that_are_no_utf8():
+    from utils.logging import logger
+
+    class Talker(TinyModel):
+        def on_train_start(self) -> None:
+            logger.info("left out: caf\udce9.wav")
+
+    trainer = new_trainer()
+    folder = exp_manager(trainer, {"name": "exp", "create_tensorboard_logger": False})
+    trainer.fit(Talker())
+    assert r"caf\udce9.wav" in (folder / "log.txt").read_text(encoding="utf-8")
+
+
+def test_a_run_reports_what_it_left_out_and_what_loading_took():
+    _, trainer = run()
+    assert callback(trainer, Rejects)._list._path.name == "rejects.jsonl" and callback(trainer, DataReport)
 
 
 def test_files_to_copy_are_copied_or_missed_by_name():
