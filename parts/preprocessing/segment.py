@@ -3,8 +3,7 @@
 soxr is imported on first use: importing a model must not wait for it.
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -21,6 +20,7 @@ __all__ = [
     "header_seconds",
     "load_audio",
     "open_audio",
+    "read_usable",
 ]
 
 ChannelSelector = int | Sequence[int] | str | None
@@ -56,15 +56,13 @@ def load_audio(
     normalize_db: RMS level to bring the samples to, in dB of full scale.
     allow_silent: give silence as it is (noise) instead of refusing it.
     Returns (N,) float32.
-    Raises BadAudio for what `decode` and `refuse_unusable` refuse, and `too_short` for less than half of `duration`.
-        Only the piece itself is looked at, mixed down, before it is resampled.
+    Raises BadAudio; see `read_usable`.
     Source: NeMo 3.0.0 `AudioSegment.from_file`.
     """
     with stage("decode"):
-        samples, file_rate = decode(source, offset, duration, partial(to_mono, channel_selector=channel_selector))
-        refuse_unusable(samples, allow_silent)
-        if duration and len(samples) < SHORTEST_SHARE * duration * file_rate:
-            raise BadAudio("too_short", f"{len(samples) / file_rate:.3f} s of the stated {duration} s are there")
+        samples, file_rate = read_usable(
+            source, offset=offset, duration=duration, channel_selector=channel_selector, allow_silent=allow_silent
+        )
         if int_values:
             samples.clip(-1.0, 1.0, out=samples)
     with stage("resample"):
@@ -74,6 +72,33 @@ def load_audio(
     if normalize_db is not None:
         samples = normalize_level(samples, normalize_db)
     return samples
+
+
+def read_usable(
+    source: AudioSource,
+    *,
+    offset: float = 0.0,
+    duration: float | None = None,
+    channel_selector: ChannelSelector = "average",
+    allow_silent: bool = False,
+    watch: Callable[[np.ndarray], None] | None = None,
+) -> tuple[np.ndarray, int]:
+    """A piece of a file, mixed down to (N,) float32, and the file's rate in Hz: what `load_audio` resamples.
+
+    watch: sees every block (n, channels) as it was decoded.
+    Raises BadAudio for what `decode` and `refuse_unusable` refuse, and `too_short` for less than half of `duration`.
+    """
+
+    def mix(block: np.ndarray) -> np.ndarray:
+        if watch is not None:
+            watch(block)
+        return to_mono(block, channel_selector)
+
+    samples, file_rate = decode(source, offset, duration, mix)
+    refuse_unusable(samples, allow_silent)
+    if duration and len(samples) < SHORTEST_SHARE * duration * file_rate:
+        raise BadAudio("too_short", f"{len(samples) / file_rate:.3f} s of the stated {duration} s are there")
+    return samples, file_rate
 
 
 def to_mono(channels: np.ndarray, channel_selector: ChannelSelector = "average") -> np.ndarray:

@@ -9,6 +9,7 @@ from parts.preprocessing.segment import (
     check_channel_selector,
     load_audio,
     normalize_level,
+    read_usable,
     resample,
     to_mono,
     trim_silence,
@@ -220,6 +221,15 @@ def test_silence_is_given_to_who_allows_it(write):
     path = write([0, 1e-6, 0])
     np.testing.assert_array_equal(load_audio(path, RATE, allow_silent=True), np.float32([0, 1e-6, 0]))
     assert reason_of(write([0, np.nan]), RATE, allow_silent=True) == "non_finite"
+
+
+def test_a_watcher_sees_the_channels_of_the_piece(write):
+    channels = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
+    seen = []
+    mono, rate = read_usable(write(channels, rate=8000), offset=10 / 8000, channel_selector=1, watch=seen.append)
+    np.testing.assert_array_equal(np.concatenate(seen), channels[10:])
+    np.testing.assert_array_equal(mono, channels[10:, 1])
+    assert rate == 8000
 
 
 def test_silence_is_refused_before_it_is_resampled(write, monkeypatch):
