@@ -37,7 +37,8 @@ class AudioNoiseItem:
     audio_len, noise_len, noisy_audio_len: () int64, in samples.
     seed: drawn from (data set seed, epoch, index); everything random that happens to the item later, such as
         batch augmentation and (in validation) masks, starts from it. None: the global generators are used.
-    rejected: what was drawn before it, or as noise for it, and couldn't be used.
+    rejected: the sample whose turn it was, where this item stands in for it, and noise that couldn't be used.
+    talkers: other speech of its manifest, which it may be mixed with instead of its batch mates' (see the batch).
     """
 
     sample_id: str | None = None
@@ -49,6 +50,7 @@ class AudioNoiseItem:
     noisy_audio_len: Tensor | None = None
     seed: int | None = None
     rejected: tuple[BadSample, ...] = ()
+    talkers: Sequence[Tensor] | None = None
 
 
 @dataclass

@@ -82,15 +82,15 @@ class UtteranceTable(Sequence[Utterance]):
         """A table of utterances that come from elsewhere than a manifest."""
         utterances = list(utterances)
         names = [encode_name(utterance.audio_filepath) for utterance in utterances]
-        manifests = list(dict.fromkeys(utterance.manifest for utterance in utterances))
+        numbers: dict[str, int] = {}
         return cls(
             names=b"".join(names),
             name_ends=np.cumsum([len(name) for name in names], dtype=np.int64),
             durations=[utterance.duration or np.nan for utterance in utterances],
             offsets=[utterance.offset for utterance in utterances],
             lines=[utterance.line for utterance in utterances],
-            manifest_numbers=[manifests.index(utterance.manifest) for utterance in utterances],
-            manifests=manifests,
+            manifest_numbers=[numbers.setdefault(utterance.manifest, len(numbers)) for utterance in utterances],
+            manifests=list(numbers),
         )
 
     def __len__(self) -> int:
@@ -136,6 +136,11 @@ class UtteranceTable(Sequence[Utterance]):
         table = copy.copy(self)
         table.durations, table.is_measured = self.durations.copy(), self.is_measured.copy()
         table.durations[rows], table.is_measured[rows] = seconds, True
+        return table
+
+    def __copy__(self) -> "UtteranceTable":
+        table = object.__new__(type(self))
+        table.__dict__.update(self.__dict__)  # all names with it, unlike a pickle
         return table
 
     def __getstate__(self) -> dict:

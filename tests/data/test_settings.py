@@ -3,13 +3,13 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from data.settings import NOT_YET, READS_NO_TEXT, DatasetSettings
+from data.settings import CHOICES, FLAGS, HAS_NO_EFFECT, READS_NO_TEXT, DatasetSettings
 
-REQUIRED = {"sample_rate": 16000, "batch_size": 8, "shuffle": True}
+REQUIRED = {"sample_rate": 16000, "shuffle": True}
 
 
 def settings(**section):
-    return DatasetSettings.from_config(REQUIRED | section, "model.train_ds")
+    return DatasetSettings.from_config({**REQUIRED, "batch_size": 8} | section, "model.train_ds")
 
 
 @pytest.mark.parametrize("section", ["train_ds", "validation_ds"])
@@ -26,18 +26,44 @@ def test_an_unknown_key_is_an_error_with_the_nearest_match(typo, meant):
         settings(**{typo: 1})
 
 
-@pytest.mark.parametrize("key", NOT_YET | READS_NO_TEXT)
-def test_what_is_not_built_is_accepted_at_nemos_default_and_refused_by_name_otherwise(key):
-    for value in (NOT_YET | READS_NO_TEXT)[key]:
+@pytest.mark.parametrize("key", HAS_NO_EFFECT | READS_NO_TEXT)
+def test_a_key_without_effect_is_accepted_at_nemos_default_and_refused_by_name_otherwise(key):
+    for value in (HAS_NO_EFFECT | READS_NO_TEXT)[key]:
         settings(**{key: value})
     with pytest.raises(ValueError, match=rf"^model\.train_ds\.{key}='other' .*set it to") as caught:
         settings(**{key: "other"})
     assert "\n" not in str(caught.value)
 
 
-def test_a_one_is_not_taken_for_true():
-    with pytest.raises(ValueError, match=r"is_tarred=True is not supported yet"):
-        settings(is_tarred=True)
+@pytest.mark.parametrize("key", FLAGS)
+def test_a_one_is_not_taken_for_true(key):
+    with pytest.raises(ValueError, match=rf"^model\.train_ds\.{key}=1 is not true or false"):
+        settings(**{key: 1})
+
+
+@pytest.mark.parametrize("key", CHOICES)
+def test_a_choice_that_isnt_one_is_named_with_those_that_are(key):
+    for choice in CHOICES[key]:
+        assert getattr(settings(**{key: choice}), key) == choice
+    with pytest.raises(ValueError, match=rf"^model\.train_ds\.{key}='other' is not one of {CHOICES[key][0]}"):
+        settings(**{key: "other"})
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"batch_size": None}, "batch_size is missing"),
+        ({"num_buckets": 4}, "num_buckets=4 has no effect without batch_duration"),
+        ({"quadratic_duration": 20.0}, "quadratic_duration=20.0 has no effect without batch_duration"),
+        ({"batch_duration": 60, "bucketing_batch_size": 4}, "batch_duration and bucketing_batch_size both"),
+        ({"is_tarred": True, "manifest_filepath": "m.json"}, "tarred_audio_filepaths is missing"),
+        ({"cuts_path": "cuts.jsonl"}, "cuts_path='cuts.jsonl' is read with use_lhotse=true only"),
+        ({"min_duration": 3, "max_duration": 2}, "min_duration=3 is above max_duration=2"),
+    ],
+)
+def test_values_that_are_wrong_together_are_refused(section, said):
+    with pytest.raises(ValueError, match=rf"^model\.train_ds[.:] ?{said}"):
+        settings(**section)
 
 
 @pytest.mark.parametrize("key", REQUIRED)
@@ -56,6 +82,13 @@ def test_a_missing_required_key_is_named(key):
         ("num_workers", -1),
         ("seed", -1),
         ("seed", None),
+        ("num_buckets", 0),
+        ("batch_duration", 0),
+        ("quadratic_duration", "20"),
+        ("rir_prob", 1.5),
+        ("max_rejected_share", None),
+        ("augmentor", ["gain"]),
+        ("batch_augmentor", "noise"),
         ("shuffle", "yes"),
         ("drop_last", 1),
         ("min_duration", "1"),

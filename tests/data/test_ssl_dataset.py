@@ -20,9 +20,18 @@ from data.ssl_dataset import (
     collate_audio_noise,
     get_audio_noise_dataset_from_config,
 )
-from parts.batch_types import BadSample
+from modules.ssl_modules.augmentation import MultiSpeakerNoiseAugmentation
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+TALKERS = {
+    "_target_": "nemo.collections.asr.modules.ssl_modules.MultiSpeakerNoiseAugmentation",
+    "prob": 1.0,
+    "noise_ratio": 0.3,
+    "min_mix_rate": 0.5,
+    "max_mix_rate": 0.5,
+}
 
 
 class HalfNoise:
@@ -37,7 +46,7 @@ class HalfNoise:
         return replace(batch, **mixed, rejected=())
 
 
-register_targets({"tests.data.HalfNoise": HalfNoise})
+register_targets({"tests.data.HalfNoise": HalfNoise, TALKERS["_target_"]: MultiSpeakerNoiseAugmentation})
 
 
 @pytest.fixture
@@ -134,13 +143,46 @@ def test_the_batch_augmentor_does_the_mixing(dataset):
     assert torch.equal(mixed.noisy_audio, plain.audio + 0.5 * plain.noise)
 
 
-def test_bad_samples_are_left_out_and_listed_whatever_the_augmentor_returns(dataset):
+def test_a_bad_sample_is_listed_and_another_of_about_its_length_stands_in(dataset):
+    ds = dataset(bad=(3,))
+    items = [ds[Draw(epoch, 3)] for epoch in range(20)]
+    assert {item.sample_id for item in items} <= {"0", "1", "2", "4", "5"} and len({i.sample_id for i in items}) > 1
+    assert all(same(item, ds[Draw(epoch, 3)]) for epoch, item in enumerate(items))
+    (bad,) = items[0].rejected
+    assert (Path(bad.path).name, bad.reason, Path(bad.manifest).name, bad.line) == (
+        "s3.wav",
+        "unreadable",
+        "speech.json",
+        4,
+    )
+
+
+def test_what_stands_in_is_hardly_longer(dataset, monkeypatch):
+    monkeypatch.setattr("data.audio_noise_dataset.SIMILAR", 2)
+    monkeypatch.setattr("data.audio_noise_dataset.MAX_REPLACEMENTS", 3)
+    ds = dataset(bad=(4,))
+    assert {ds[Draw(epoch, 4)].sample_id for epoch in range(20)} == {"2", "3"}
+    assert set(ds.similar(0)) == {1, 2, 3}
+
+
+def test_a_batch_keeps_its_size_and_counts_turns_whatever_the_augmentor_returns(dataset):
     ds = dataset(bad=(1,))
-    assert isinstance(ds[1], BadSample) and ds[1].reason == "unreadable"
-    batch = collate_audio_noise([ds[0], ds[1], None, ds[2]], HalfNoise())
-    assert len(batch) == 2 and batch.audio.shape[0] == 2
-    (bad,) = batch.rejected
-    assert Path(bad.path).name == "s1.wav" and bad.reason == "unreadable"
+    batch = collate_audio_noise([ds[0], ds[1], ds[Draw(0, None)], ds[2]], HalfNoise())
+    assert len(batch) == batch.turns == 3 and batch.audio.shape[0] == 3
+    assert [bad.reason for bad in batch.rejected] == ["unreadable"]
+
+
+def test_where_nothing_can_be_used_the_batch_is_empty_and_skips_the_augmentor(dataset):
+    ds = dataset(bad=range(6))
+    batch = collate_audio_noise([ds[0], ds[1]], batch_augmentor=lambda batch: 1 / 0)
+    assert len(batch) == 0 and batch.turns == 2
+    assert [Path(bad.path).name for bad in batch.rejected] == ["s0.wav", "s1.wav"]
+    assert batch.noisy_audio.shape == (0, 0) and batch.noisy_audio_len.shape == batch.seeds.shape == (0,)
+
+
+def test_a_filler_is_nobodys_turn(dataset):
+    batch = dataset().collate_fn([dataset()[Draw(0, None)]])
+    assert len(batch) == batch.turns == len(batch.rejected) == 0
 
 
 def test_unusable_noise_files_are_listed_too(dataset, tmp_path):
@@ -152,11 +194,67 @@ def test_unusable_noise_files_are_listed_too(dataset, tmp_path):
     assert len(batch.rejected) == 20 and {bad.reason for bad in batch.rejected} == {"noise_unreadable"}
 
 
-@pytest.mark.parametrize("drawn", [[BadSample("a.wav", "empty", "no samples")], [None, None]])
-def test_a_batch_of_bad_samples_alone_is_empty_and_skips_the_augmentor(drawn):
-    batch = collate_audio_noise(drawn, batch_augmentor=lambda batch: 1 / 0)
-    assert len(batch) == 0 and len(batch.rejected) == sum(isinstance(bad, BadSample) for bad in drawn)
-    assert batch.noisy_audio.shape == (0, 0) and batch.noisy_audio_len.shape == batch.seeds.shape == (0,)
+def test_broken_lines_of_both_manifests_are_listed_by_the_data_set(speech_and_noise, tmp_path):
+    section = speech_and_noise()
+    for manifest in ("speech.json", "noise.json"):
+        with open(tmp_path / manifest, "a", encoding="utf-8") as file:
+            file.write("\n{broken\n")
+    lines = get_audio_noise_dataset_from_config(section).rejected_lines
+    assert [(bad.reason, bad.line) for bad in lines] == [("bad_entry", 7), ("noise_bad_entry", 3)]
+
+
+def test_a_batch_says_what_its_seconds_were_spent_on(dataset):
+    ds = dataset()
+    seconds = ds.collate_fn([ds[0], ds[1]]).seconds
+    assert {"decode", "noise", "collate", "mix"} <= set(seconds) and min(seconds.values()) >= 0
+    assert "decode" not in ds.collate_fn([]).seconds  # they are told once
+
+
+def test_rooms_act_on_the_noisy_audio_alone(dataset, tmp_path):
+    impulse = np.zeros(400)
+    impulse[[0, 300]] = 1.0, 0.5
+    soundfile.write(tmp_path / "room.wav", impulse, 16000)
+    (tmp_path / "rooms.json").write_text('{"audio_filepath": "room.wav"}', encoding="utf-8")
+    dry, wet = dataset(), dataset(rir_manifest=str(tmp_path / "rooms.json"), rir_prob=1.0)
+    one, other = (ds.collate_fn([ds[1], ds[4]]) for ds in (dry, wet))
+    assert torch.equal(one.audio, other.audio) and torch.equal(one.noise, other.noise)
+    assert not torch.allclose(one.noisy_audio, other.noisy_audio)
+    assert not other.noisy_audio[0, int(other.audio_len[0]) :].any()
+    (tmp_path / "room.wav").write_bytes(b"no audio")
+    lost = wet.collate_fn([wet[1]])
+    assert torch.equal(lost.noisy_audio, dry.collate_fn([dry[1]]).noisy_audio)
+    assert {bad.reason for bad in lost.rejected} == {"rir_unreadable"}
+
+
+# ---------------------------------------------------------------------------------------------------- evaluation
+
+
+@pytest.fixture
+def evaluation(speech_and_noise):
+    def samples(**section) -> dict[str, list]:
+        section = speech_and_noise(shuffle=False, batch_augmentor=TALKERS) | section
+        ranks = section.pop("ranks", 1)
+        mixed = {}
+        for rank in range(ranks):
+            loader = audio_noise_dataloader(section, training=False, global_rank=rank, world_size=ranks)
+            for batch in loader:
+                for name, noisy, length in zip(batch.sample_id, batch.noisy_audio, batch.audio_len):
+                    mixed[name] = noisy[:length].tolist()
+        return mixed
+
+    return samples
+
+
+@pytest.mark.parametrize("other", [{"batch_size": 1}, {"batch_size": 4}, {"ranks": 2}, {"shuffle": True}])
+def test_in_evaluation_a_sample_is_mixed_alike_in_any_batch(evaluation, other):
+    assert evaluation(batch_size=6) == evaluation(**other)
+
+
+def test_talkers_of_the_manifest_are_all_other_utterances_and_skip_bad_ones(dataset, speech_and_noise):
+    section = speech_and_noise(bad=(2,), shuffle=False)
+    item = audio_noise_dataloader(section, training=False).dataset.dataset[1]
+    assert [len(talker) for talker in item.talkers] == [4800, 8000, 8000, 9600, 11200]
+    assert dataset()[1].talkers is None
 
 
 # ---------------------------------------------------------------------------------------------------- loader
@@ -251,8 +349,34 @@ CHANGES = {
     "min_audio_len_secs": 0.4,
     "pad_audio_mode": "zero",
     "normalize_db": -30.0,
+    "augmentor": {"gain": {"prob": 1.0, "min_gain_dbfs": -6, "max_gain_dbfs": -6}},
+    "batch_duration": 1.0,
 }
 CHANGE_NO_BATCH = {"manifest_filepath", "num_workers", "pin_memory"}  # speed alone, or tested above
+TESTED_ELSEWHERE = {  # in tests of sections that have several corpora, tar files, rooms, cuts; of batching; of rejects
+    "is_concat",
+    "concat_sampling_technique",
+    "concat_sampling_temperature",
+    "concat_sampling_scale",
+    "concat_sampling_probabilities",
+    "concat_shuffle",
+    "concat_sampling_seed",
+    "is_tarred",
+    "tarred_audio_filepaths",
+    "tarred_shard_strategy",
+    "shuffle_n",
+    "bucketing_strategy",
+    "bucketing_batch_size",
+    "bucketing_weights",
+    "num_buckets",
+    "quadratic_duration",
+    "rir_manifest",
+    "rir_prob",
+    "max_rejected_share",
+    "use_lhotse",
+    "cuts_path",
+    "shar_path",
+}
 
 
 @pytest.mark.parametrize("option", CHANGES)
@@ -267,7 +391,7 @@ def test_every_option_changes_the_batches(speech_and_noise, tmp_path, option):
 
 
 def test_the_options_above_are_all_there_are():
-    assert set(CHANGES) | CHANGE_NO_BATCH == set(DatasetSettings.__dataclass_fields__)
+    assert set(CHANGES) | CHANGE_NO_BATCH | TESTED_ELSEWHERE == set(DatasetSettings.__dataclass_fields__)
 
 
 def test_pin_memory_reaches_the_loader_where_there_is_cuda(speech_and_noise, monkeypatch):
@@ -283,7 +407,7 @@ def test_a_wrong_augmentor_option_is_named_with_its_path(speech_and_noise):
         audio_noise_dataloader(section)
 
 
-@pytest.mark.parametrize("option", ["labels", "parser", "normalize", "augmentor", "return_sample_id"])
+@pytest.mark.parametrize("option", ["labels", "parser", "normalize", "return_sample_id"])
 def test_the_constructor_refuses_by_name_what_would_have_no_effect(speech_and_noise, option):
     manifest = speech_and_noise()["manifest_filepath"]
     with pytest.raises(ValueError, match=f"AudioNoiseDataset.{option}='x' "):
@@ -313,11 +437,10 @@ def test_real_speech_of_many_formats_collates(shared_data):
     assert torch.isfinite(batch.noisy_audio).all() and batch.noise.any(dim=1).all()
 
 
-def test_golden_data_sets_equal_nemo(golden, monkeypatch):
-    """Of group 8, the kinds that exist: data sets, noise, padding modes."""
+def test_golden_group_8_equals_nemo(golden, monkeypatch):
     monkeypatch.syspath_prepend(golden)
     check, cases_lib = importlib.import_module("check"), importlib.import_module("cases_lib")
-    records = [*golden.glob("8_dataset*/*.json"), *golden.glob("8_pad_audio/*.json")]
+    records = list(golden.glob("8_*/*.json"))
     for record in records:
         case, given, expected = check.load_case(str(golden), str(record))
         case["_root"] = str(golden)
@@ -327,4 +450,4 @@ def test_golden_data_sets_equal_nemo(golden, monkeypatch):
             result, case, given, found, meta, expected, case["expected_meta"]
         )
         assert not result.fail, f"{record.name}: {result.fail}"
-    assert len(records) >= 8
+    assert len(records) >= 22
