@@ -89,36 +89,40 @@ def tar_table(
         indexes = list(pool.map(tar_index, tars))
     for tar, index in zip(tars, indexes, strict=True):
         if index.cut_off:
-            logger.warning("%s: not a whole tar file; only its first %d members are there", tar, len(index.names))
+            logger.warning("%s: not a whole tar file; only its first %d members are read", tar, len(index.names))
     return keep_durations(match_lines(lines, tars, indexes, config_path), min_duration, max_duration, config_path)
 
 
 def match_lines(lines: UtteranceTable, tars: Sequence[str], indexes: Sequence[TarIndex], config_path: str) -> TarTable:
     members = Members(tars, indexes)
-    rows, places, rejected = [], [], list(lines.rejected)
-    for row in range(len(lines)):
-        place = members.find(lines, row)
-        problem = "the tar files have no member of this name" if place is None else members.problem(place)
-        if problem is None:
-            rows.append(row)
-            places.append(place)
-        else:
-            manifest, line = lines.manifests[lines.manifest_numbers[row]], int(lines.lines[row])
-            rejected.append(BadSample(lines.name(row), "bad_entry", problem, manifest, line))
-    if not rows:
+    places = np.array([members.find(lines, row) for row in range(len(lines))])
+    is_there = places >= 0
+    is_whole = is_there.copy()
+    is_whole[is_there] = ~members.are_cut_off[places[is_there]]
+    if not is_whole.any():
         raise ValueError(
             f"{config_path}.tarred_audio_filepaths: none of {len(lines)} manifest lines names a member of them "
             f"({tars[0]!r}, ...); give the tar files that belong to {config_path}.manifest_filepath"
         )
-    if len(rows) < len(lines):
-        warn_once(f"{config_path}: {len(lines) - len(rows)} of {len(lines)} lines have no audio in the tar files")
-    without_line = len(members.names) - len(set(places))
-    if without_line:
-        info_once(f"{config_path}: {without_line} of {len(members.names)} members of the tar files have no line")
-    kept = lines.select(np.array(rows))
-    kept.rejected = tuple(rejected)
-    places = np.array(places)
+    kept, places = lines.select(np.flatnonzero(is_whole)), places[is_whole]
+    absent = _reject(lines, ~is_there, "the tar files have no member of this name")
+    cut_off = _reject(lines, is_there & ~is_whole, "the tar file ends inside this member")
+    kept.rejected = (*lines.rejected, *absent, *cut_off)
+    if absent or cut_off:
+        warn_once(f"{config_path}: {len(absent) + len(cut_off)} of {len(lines)} lines have no audio in the tar files")
+    unlisted = len(members.names) - len(np.unique(places)) - len(cut_off)
+    if unlisted > 0:
+        info_once(f"{config_path}: {unlisted} of {len(members.names)} members of the tar files have no line")
     return TarTable(kept, tars, members.shards[places], members.starts[places], members.sizes[places])
+
+
+def _reject(lines: UtteranceTable, is_bad: np.ndarray, detail: str) -> list[BadSample]:
+    manifests = [lines.manifests[number] for number in lines.manifest_numbers[is_bad]]
+    numbers = lines.lines[is_bad].tolist()
+    names = map(lines.name, np.flatnonzero(is_bad))
+    return [
+        BadSample(name, "bad_entry", detail, *where) for name, *where in zip(names, manifests, numbers, strict=True)
+    ]
 
 
 class Members:
@@ -140,14 +144,14 @@ class Members:
             if self.first.setdefault(key, place) != place:
                 self.others.setdefault(key, []).append(place)
 
-    def find(self, lines: UtteranceTable, row: int) -> int | None:
-        """The place of a manifest line's audio."""
+    def find(self, lines: UtteranceTable, row: int) -> int:
+        """The place of a manifest line's audio; -1 where it has none."""
         name = lines.name(row)
         key = file_id(name)
         if key not in self.first:
             key = re.sub(r"-sub\d+$", "", key)
         if key not in self.others:
-            return self.first.get(key)
+            return self.first.get(key, -1)
         manifest = lines.manifests[lines.manifest_numbers[row]]
         if manifest not in self.shard_ids:
             self.shard_ids[manifest] = shard_ids(manifest)
@@ -159,9 +163,6 @@ class Members:
                 not self.names[place].endswith(name),
             ),
         )
-
-    def problem(self, place: int) -> str | None:
-        return "the tar file ends inside this member" if self.are_cut_off[place] else None
 
 
 def _column(parts: Iterable[Sequence[int]]) -> np.ndarray:
