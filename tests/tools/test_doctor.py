@@ -1,0 +1,349 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from parts.preprocessing.manifest import read_table
+from tools import doctor
+from tools.checkup.examine import Examiner
+from tools.checkup.findings import FINDINGS
+from tools.checkup.report import REASONS
+
+ROOT = Path(__file__).resolve().parents[2]
+RATE = 16000
+CLEAN, SICK, NOT_CHECKED = 0, 1, 2
+
+# manifest of hostile inputs -> used lines, and rejected ones by reason
+BAD_MANIFESTS: dict[str, tuple[int, dict[str, int]]] = {
+    "absolute_missing": (1, {"unreadable": 1}),
+    "all_bad_audio": (49, {"unreadable": 14, "empty": 2, "non_finite": 4, "out_of_scale": 1, "silent": 7}),
+    "blank_lines": (2, {}),
+    "bom": (2, {}),
+    "bool_list_duration": (1, {"bad_entry": 2}),
+    "broken_json_line": (2, {"bad_entry": 1}),
+    "broken_last_line": (2, {"bad_entry": 1}),
+    "crlf": (3, {}),
+    "directory_as_file": (1, {"unreadable": 2}),
+    "duplicate_keys": (2, {}),
+    "duplicates": (4, {}),
+    "empty": (0, {}),
+    "empty_audio_filepath": (1, {"bad_entry": 3}),
+    "extra_fields": (2, {}),
+    "home_tilde": (1, {"unreadable": 1}),
+    "json_array": (0, {"bad_entry": 1}),
+    "latin1": (1, {"bad_entry": 1}),
+    "list_audio_filepath": (1, {"bad_entry": 1}),
+    "missing_audio_filepath": (1, {"bad_entry": 1}),
+    "missing_duration": (2, {}),
+    "missing_file": (2, {"unreadable": 1}),
+    "mixed_good_and_bad": (136, {"unreadable": 14, "empty": 2, "non_finite": 4, "out_of_scale": 1, "silent": 7}),
+    "nan_inf_duration": (1, {"bad_entry": 2}),
+    "negative_duration": (2, {"bad_entry": 1}),
+    "negative_offset": (1, {"bad_entry": 1}),
+    "no_text": (3, {}),
+    "no_trailing_newline": (2, {}),
+    "non_object_lines": (2, {"bad_entry": 4}),
+    "nul_bytes": (2, {"bad_entry": 1}),
+    "null_duration": (2, {}),
+    "null_offset": (2, {}),
+    "offset_beyond_end": (1, {"bad_entry": 2}),
+    "offset_plus_duration_beyond_end": (1, {"too_short": 1}),
+    "old_key_audio_filename": (2, {}),
+    "only_blank_lines": (0, {}),
+    "pretty_printed": (0, {"bad_entry": 10}),
+    "single_quotes": (0, {"bad_entry": 2}),
+    "string_duration": (1, {"bad_entry": 1}),
+    "trailing_comma": (0, {"bad_entry": 2}),
+    "unicode_escapes": (1, {"unreadable": 1}),
+    "unusual_names": (1, {}),
+    "utf16": (2, {}),
+    "valid_formats": (29, {"empty": 1, "silent": 2}),
+    "very_long_text": (2, {}),
+    "windows_path": (2, {}),
+    "wrong_duration_too_long": (0, {"too_short": 2}),
+    "wrong_duration_too_short": (2, {}),
+    "zero_duration": (3, {}),
+}
+
+
+def check(capsys, *arguments: object) -> tuple[int, dict]:
+    """Exit code and JSON report of a check in this process."""
+    code = doctor.main(["--num_workers", "0", "--json", "-", *map(str, arguments)])
+    return code, json.loads(capsys.readouterr().out, parse_constant=pytest.fail)  # JSON has no NaN
+
+
+def found(report: dict) -> dict[str, int]:
+    return {name: finding["lines"] for name, finding in report["findings"].items() if finding["lines"]}
+
+
+def rejected(report: dict) -> dict[str, int]:
+    return {reason: count for reason, count in report["rejected_by_reason"].items() if count}
+
+
+def sound(seconds: float = 1.0, seed: int = 0, channels: int = 1) -> np.ndarray:
+    """(N, channels), RMS 0.1"""
+    return 0.1 * np.random.default_rng(seed).standard_normal((round(seconds * RATE), channels))
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """A manifest whose defects are known; what is expected of it stands in PLANTED_..."""
+    files = {
+        "good.wav": sound(),
+        "crashes.wav": sound(seed=1, channels=2),
+        "na\u00efve \u8bed\u97f3.wav": sound(seed=2),
+        "clipped.wav": (20 * sound(seed=3)).clip(-1, 1),
+        "exits.wav": sound(seed=4) + 0.2,
+        "quiet.wav": 5e-3 * sound(seed=5),
+        "zero.wav": np.zeros(RATE),
+        "nan.wav": np.full(RATE, np.nan),
+        "integers.wav": 32768 * sound(seed=6),
+        "empty.wav": np.zeros(0),
+        "a.wav": sound(seed=7),
+        "b.wav": sound(seed=8),
+        "c.wav": sound(seed=9),
+        "d.wav": sound(seed=10),
+        "e.wav": sound(seed=11),
+        "telephone.wav": sound(seed=12)[::2],
+    }
+    for name, samples in files.items():
+        rate = 8000 if name == "telephone.wav" else RATE
+        soundfile.write(tmp_path / name, samples, rate, subtype="FLOAT" if name in FLOATS else "PCM_16")
+    samples, _ = soundfile.read(tmp_path / "good.wav", dtype="int16")
+    soundfile.write(tmp_path / "copy.flac", samples, RATE)
+    (tmp_path / "text.wav").write_text("no audio", encoding="utf-8")
+    entries = [{"audio_filepath": name, "duration": 1.0, "text": "\u00fc", "speaker": 3} for name in files]
+    for entry in entries:
+        entry["duration"] = {"a.wav": 1.2, "b.wav": 0.5, "c.wav": 3.0, "d.wav": None, "e.wav": 0.5}.get(
+            entry["audio_filepath"], 1.0
+        )
+    entries[-2]["offset"] = 0.0  # a piece of a file, not a wrong duration
+    entries += [{"audio_filepath": name, "duration": 1.0} for name in ("copy.flac", "text.wav", "missing.wav")]
+    lines = [json.dumps(entry, ensure_ascii=False) for entry in entries]
+    lines += [lines[0], '{"audio_filepath": "good.wav", "dur']
+    manifest = tmp_path / "planted.json"
+    manifest.write_bytes("\r\n".join(lines).encode())
+    return manifest
+
+
+FLOATS = ("nan.wav", "integers.wav")
+PLANTED_REJECTS = {"unreadable": 2, "empty": 1, "non_finite": 1, "out_of_scale": 1, "silent": 1, "too_short": 1}
+PLANTED_REJECTS |= {"bad_entry": 1}
+PLANTED_FINDINGS = {
+    "wrong_duration": 2,
+    "no_duration": 1,
+    "duplicate": 1,
+    "same_content": 1,
+    "clipping": 1,
+    "dc_offset": 1,
+    "low_level": 1,
+    "low_rate": 1,
+}
+
+
+@pytest.mark.parametrize("name", BAD_MANIFESTS)
+def test_hostile_manifests_are_used_or_rejected_for_the_stated_reasons(name, shared_data, capsys):
+    used, by_reason = BAD_MANIFESTS[name]
+    code, report = check(capsys, shared_data / "bad" / "manifests" / f"{name}.json")
+    assert (report["used"], rejected(report)) == (used, by_reason)
+    assert code == (CLEAN if used and not by_reason else SICK)
+    assert report["lines"] == used + sum(by_reason.values()) == used + len(report["rejects"])
+
+
+def test_the_table_of_hostile_manifests_is_complete(shared_data):
+    assert {path.stem for path in (shared_data / "bad" / "manifests").iterdir()} == BAD_MANIFESTS.keys()
+
+
+def test_planted_defects_are_counted_exactly(planted, capsys):
+    code, report = check(capsys, planted)
+    assert code == SICK
+    assert rejected(report) == PLANTED_REJECTS
+    assert found(report) == PLANTED_FINDINGS
+    assert (report["lines"], report["used"], report["rejected"]) == (21, 13, 8)
+    assert report["sample_rates"] == {"16000": 12, "8000": 1}
+    assert report["channels"] == {"1": 12, "2": 1}
+    assert report["formats"] == {"WAV PCM_16": 12, "FLAC PCM_16": 1}
+    assert report["hours"]["measured"] == pytest.approx((11 * 1.0 + 2 * 0.5) / 3600)
+    assert sum(one["lines"] for one in report["histogram"]) == report["used"]
+    sizes = {name: [x["size"] for x in report["findings"][name]["examples"]] for name in PLANTED_FINDINGS}
+    assert sizes["wrong_duration"] == pytest.approx([-0.5, 0.2])
+    assert sizes["dc_offset"] == pytest.approx([0.2], abs=0.01)
+    assert sizes["low_level"] == pytest.approx([20 * np.log10(5e-4)], abs=0.5)
+    assert sizes["low_rate"] == [8000.0]
+    assert sizes["clipping"] == pytest.approx([0.617], abs=0.02)  # |N(0, 2)| above 1
+
+
+def test_rejects_are_written_as_json_lines(planted, capsys, tmp_path):
+    check(capsys, planted, "--rejects", tmp_path / "new" / "rejects.jsonl")
+    lines = (tmp_path / "new" / "rejects.jsonl").read_text(encoding="utf-8").splitlines()
+    rejects = [json.loads(line) for line in lines]
+    assert [reject["line"] for reject in rejects] == sorted(reject["line"] for reject in rejects)
+    assert all(list(reject) == ["manifest", "line", "path", "reason", "detail"] for reject in rejects)
+    assert {reject["reason"] for reject in rejects} == REASONS.keys()
+    assert Path(rejects[0]["path"]).name == "zero.wav"
+
+
+def test_fix_drops_and_corrects_what_is_wrong_and_leaves_the_rest_as_it_is(planted, capsys):
+    old = planted.read_bytes()
+    code, _ = check(capsys, planted, "--fix")
+    assert code == SICK and planted.read_bytes() == old
+    clean = planted.with_name("planted.clean.json")
+    lines, old_lines = clean.read_bytes().splitlines(keepends=True), old.splitlines(keepends=True)
+    assert len(lines) == 12
+    entries = {json.loads(line)["audio_filepath"]: (line, json.loads(line)) for line in lines}
+    assert entries["a.wav"][1] == {"audio_filepath": "a.wav", "duration": 1.0, "text": "\u00fc", "speaker": 3}
+    assert [entries[name][1]["duration"] for name in ("b.wav", "d.wav", "e.wav")] == [1.0, 1.0, 0.5]
+    assert all(line in old_lines for name, (line, _) in entries.items() if name not in ("a.wav", "b.wav", "d.wav"))
+    assert all(line.endswith(b"\r\n") for line in lines)
+    code, report = check(capsys, clean)
+    assert code == CLEAN
+    assert found(report) == dict.fromkeys(("same_content", "clipping", "dc_offset", "low_level", "low_rate"), 1)
+
+
+@pytest.mark.parametrize("name", sorted(BAD_MANIFESTS.keys() - {"mixed_good_and_bad", "valid_formats"}))
+def test_what_fix_writes_is_clean(name, shared_data, capsys, tmp_path, monkeypatch):
+    folder = shared_data / "bad" / "manifests"
+    monkeypatch.chdir(folder)  # where relative names are looked for as well
+    manifest = tmp_path / f"{name}.json"
+    manifest.write_bytes((folder / f"{name}.json").read_bytes())
+    _, before = check(capsys, manifest, "--fix")
+    code, report = check(capsys, manifest.with_name(f"{name}.clean.json"))
+    repeated = before["findings"]["duplicate"]["lines"]
+    assert report["used"] == report["lines"] == before["used"] - repeated
+    assert code == (CLEAN if report["used"] else SICK)
+    assert not {"wrong_duration", "no_duration", "duplicate"} & found(report).keys()
+
+
+def test_fix_overwrites_only_when_forced_and_never_what_it_checks(planted, capsys):
+    clean = planted.with_name("planted.clean.json")
+    clean.write_text("mine", encoding="utf-8")
+    assert doctor.main([str(planted), "--num_workers", "0", "--fix"]) == NOT_CHECKED
+    assert "--force" in capsys.readouterr().err and clean.read_text(encoding="utf-8") == "mine"
+    assert doctor.main([str(planted), str(clean), "--num_workers", "0", "--fix", "--force"]) == NOT_CHECKED
+    assert clean.read_text(encoding="utf-8") == "mine"
+    assert doctor.main([str(planted), "--num_workers", "0", "--fix", "--force"]) == SICK
+    assert len(clean.read_bytes().splitlines()) == 12
+
+
+def test_a_manifest_named_twice_is_checked_once(planted, capsys, monkeypatch):
+    monkeypatch.chdir(planted.parent)
+    _, report = check(capsys, planted, planted.name)
+    assert report["lines"] == 21 and len(report["manifests"]) == 1
+
+
+def test_the_same_samples_in_two_manifests_are_found(planted, capsys):
+    other = planted.with_name("other.json")
+    other.write_text('{"audio_filepath": "good.wav", "duration": 1.0}', encoding="utf-8")
+    _, report = check(capsys, planted, other)
+    assert found(report)["duplicate"] == 1
+    assert found(report)["same_content"] == 2
+    assert [one["lines"] for one in report["manifests"]] == [21, 1]
+
+
+def test_bounds_leave_lines_out_without_reading_them(planted, capsys):
+    _, report = check(capsys, planted, "--min_duration", 0.6, "--max_duration", 1.1)
+    assert report["below_min_duration"] == 2
+    assert report["above_max_duration"] == 2
+    assert "too_short" not in rejected(report)
+    assert report["used"] + report["rejected"] + 4 == report["lines"]
+
+
+def test_a_file_that_is_not_there_is_unreadable_whatever_the_bounds(tmp_path, capsys):
+    (tmp_path / "m.json").write_text('{"audio_filepath": "gone.wav"}', encoding="utf-8")
+    _, report = check(capsys, tmp_path / "m.json", "--min_duration", 1, "--max_duration", 2)
+    assert rejected(report) == {"unreadable": 1}
+
+
+def test_silence_is_allowed_in_a_noise_manifest_and_reported(planted, capsys):
+    _, report = check(capsys, planted, "--noise")
+    assert rejected(report) == {reason: n for reason, n in PLANTED_REJECTS.items() if reason != "silent"}
+    assert found(report)["silent_noise"] == 1
+
+
+def test_a_channel_can_be_chosen(shared_data, capsys, tmp_path):
+    audio = shared_data / "bad" / "audio" / "stereo_antiphase.wav"
+    (tmp_path / "m.json").write_text(json.dumps({"audio_filepath": str(audio), "duration": 2.0}), encoding="utf-8")
+    assert rejected(check(capsys, tmp_path / "m.json")[1]) == {"silent": 1}
+    assert check(capsys, tmp_path / "m.json", "--channel_selector", "1")[0] == CLEAN
+    assert rejected(check(capsys, tmp_path / "m.json", "--channel_selector", "0,2")[1]) == {"unreadable": 1}
+
+
+def test_a_broken_channel_that_is_not_selected_spoils_no_number(capsys, tmp_path):
+    samples = sound(channels=2)
+    samples[5, 1], samples[6, 1] = np.nan, np.inf
+    soundfile.write(tmp_path / "half.wav", samples, RATE, subtype="FLOAT")
+    (tmp_path / "m.json").write_text('{"audio_filepath": "half.wav", "duration": 1.0}', encoding="utf-8")
+    assert rejected(check(capsys, tmp_path / "m.json")[1]) == {"non_finite": 1}
+    code, report = check(capsys, tmp_path / "m.json", "--channel_selector", "0")
+    assert code == CLEAN and not found(report)
+    assert report["dc_offset_mean"] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no_such.json"], "no_such.json"),
+        (["planted.json", "--channel_selector", "left"], "left"),
+        (["planted.json", "--sample_rate", "0"], "--sample_rate=0 is not at least 1"),
+        (["planted.json", "--num_workers", "-1"], "--num_workers=-1"),
+        (["planted.json", "--min_duration", "nan"], "--min_duration=nan is not 0 or more"),
+        (["planted.json", "--min_duration", "3", "--max_duration", "2"], "--max_duration=2.0"),
+        (["planted.json", "--rejects", "planted.json/x.jsonl"], "planted.json"),
+    ],
+)
+def test_what_cannot_be_checked_ends_with_2_and_one_line(arguments, message, planted, capsys, monkeypatch):
+    monkeypatch.chdir(planted.parent)
+    try:
+        code = doctor.main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == NOT_CHECKED
+    assert message in capsys.readouterr().err
+
+
+def test_the_text_fits_an_ascii_console_and_names_every_reason_and_finding(planted, capsys):
+    assert doctor.main([str(planted), "--num_workers", "0"]) == SICK
+    text = capsys.readouterr().out
+    assert text.isascii()
+    assert max(map(len, text.splitlines())) < 80
+    assert "21 lines of 1 manifest: 13 used (12.00 s), 8 rejected" in text
+    words = " ".join(text.split())
+    assert all(f"{count} {reason}. {REASONS[reason]}" in words for reason, count in PLANTED_REJECTS.items())
+    assert all(f"{n} {FINDINGS[name].says}. {FINDINGS[name].advice}" in words for name, n in PLANTED_FINDINGS.items())
+
+
+def test_a_file_name_in_any_alphabet_is_shown_in_ascii(tmp_path, capsys):
+    name = "\u8bed\u97f3 \u00e9\n.wav" + 90 * "x"
+    (tmp_path / "m.json").write_text(json.dumps({"audio_filepath": name}), encoding="utf-8")
+    assert doctor.main([str(tmp_path / "m.json"), "--num_workers", "0"]) == SICK
+    text = capsys.readouterr().out
+    assert text.isascii() and max(map(len, text.splitlines())) < 80
+    (tmp_path / "m.json").write_text(json.dumps({"audio_filepath": name[:5]}), encoding="utf-8")
+    doctor.main([str(tmp_path / "m.json"), "--num_workers", "0"])
+    assert r"\u8bed\u97f3 \xe9" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "workers", ["2", pytest.param("1", marks=pytest.mark.slow), pytest.param("4", marks=pytest.mark.slow)]
+)
+def test_any_number_of_processes_says_the_same(workers, planted, capsys):
+    _, alone = check(capsys, planted)
+    assert doctor.main([str(planted), "--num_workers", workers, "--json", "-"]) == SICK
+    assert json.loads(capsys.readouterr().out) == alone
+
+
+def test_an_examiner_tells_what_a_decoder_raises_that_nobody_expects(planted, monkeypatch):
+    monkeypatch.setattr("tools.checkup.examine.read_usable", lambda *args, **options: 1 / 0)
+    result = Examiner()(read_table([str(planted)]), 0)
+    assert (result.reason, result.detail) == ("unreadable", "ZeroDivisionError: division by zero")
+
+
+def test_run_as_a_program_it_says_what_it_found(planted):
+    command = [sys.executable, "tools/doctor.py", str(planted), "--num_workers", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == SICK
+    assert "13 used" in done.stdout and "Traceback" not in done.stderr

@@ -1,0 +1,191 @@
+"""One line of a manifest: whether a data set can use it, and what the audio that it names is like."""
+
+import hashlib
+import logging
+import math
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from parts.preprocessing.audio_file import UNKNOWN_FRAMES
+from parts.preprocessing.manifest import Utterance, UtteranceTable
+from parts.preprocessing.segment import BadAudio, ChannelSelector, header_seconds, open_audio, read_usable
+from utils.logging import logger
+
+if TYPE_CHECKING:
+    import soundfile
+
+TAIL_SECONDS = 0.05  # read at the claimed end of a file, to see whether it is there
+FULL_SCALE = 32767 / 32768  # float and lossy formats go beyond it when clipped
+FULL_SCALE_OF = {"PCM_U8": 127 / 128, "PCM_S8": 127 / 128, "ULAW": 32124 / 32768, "ALAW": 32256 / 32768}
+USED, REJECTED, BELOW_MIN, ABOVE_MAX = range(4)
+
+
+class Measures(NamedTuple):
+    """What the audio of a line is like, before it is mixed down or resampled.
+
+    seconds: of the piece that the line names, decoded. whole_seconds: from its offset to the end of the file.
+    dc, level_db, peak, clipped: see `Gauge`; relative to full scale, `clipped` to all samples.
+    content: hash of the samples.
+    """
+
+    seconds: float = math.nan
+    whole_seconds: float = math.nan
+    sample_rate: int = 0
+    channels: int = 0
+    format: str = ""
+    dc: float = 0.0
+    level_db: float = -math.inf
+    peak: float = 0.0
+    clipped: float = 0.0
+    content: int = 0
+
+
+class Examination(NamedTuple):
+    """One line. reason, detail: why a data set rejects it. key: equal for lines that name the same piece."""
+
+    status: int
+    manifest: str
+    line: int
+    stated_seconds: float
+    reason: str = ""
+    detail: str = ""
+    key: int = 0
+    measures: Measures = Measures()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examiner:
+    """Examines a line as a data set with these options would use it. (A class, so that it can be sent to a process.)
+
+    sample_rate, channel_selector, min_duration, max_duration: as in a data set section of the config. No sample is
+        resampled, as that is never a reason to reject one; files of a lower rate are counted.
+    noise: the manifest is a noise manifest, where silence is no reason for a reject.
+    """
+
+    sample_rate: int = 16000
+    channel_selector: ChannelSelector = "average"
+    min_duration: float | None = None
+    max_duration: float | None = None
+    noise: bool = False
+
+    def __call__(self, table: UtteranceTable, row: int) -> Examination:
+        logger.setLevel(logging.CRITICAL)  # all of it is in the result
+        utterance = table[row]
+        seen = listed(utterance, USED)
+        try:
+            status = self.bounds(table, row, utterance.duration)
+            if status != USED:
+                return seen._replace(status=status)
+            return seen._replace(measures=self.measure(table, row, utterance))
+        except BadAudio as error:
+            return seen._replace(status=REJECTED, reason=error.reason, detail=str(error))
+        except Exception as error:  # whatever else a decoder raises: unknown here, and so worth a line, not an end
+            return seen._replace(status=REJECTED, reason="unreadable", detail=f"{type(error).__name__}: {error}")
+
+    def bounds(self, table: UtteranceTable, row: int, seconds: float | None) -> int:
+        """USED, or the bound beyond which a line of so many seconds is; not stated, they are read from the header."""
+        if self.min_duration is None and self.max_duration is None:
+            return USED
+        if seconds is None:
+            whole, offset = header_seconds(table.open(row)), float(table.offsets[row])
+            if whole is None or whole <= offset:
+                return USED  # as `keep_durations` has it: decoding says what is wrong
+            seconds = whole - offset
+        if self.min_duration is not None and seconds < self.min_duration:
+            return BELOW_MIN
+        return ABOVE_MAX if self.max_duration is not None and seconds > self.max_duration else USED
+
+    def measure(self, table: UtteranceTable, row: int, utterance: Utterance) -> Measures:
+        """Read the piece as the data set does, listening to it meanwhile. Raises BadAudio."""
+        with open_audio(table.open(row)) as file:
+            rate, start = file.samplerate, int(utterance.offset * file.samplerate)
+            gauge = Gauge(file.channels, rate, FULL_SCALE_OF.get(file.subtype, FULL_SCALE))
+            kind = f"{file.format} {file.subtype}"
+            stated_end = start + int(utterance.duration * rate) if utterance.duration else file.frames
+            end = true_end(file, stated_end)
+        read_usable(
+            table.open(row),
+            offset=utterance.offset,
+            duration=utterance.duration,
+            channel_selector=self.channel_selector,
+            allow_silent=self.noise,
+            watch=gauge,
+        )
+        return Measures(
+            seconds=gauge.count / rate,
+            whole_seconds=max(gauge.count, end - start) / rate,
+            sample_rate=rate,
+            channels=len(gauge.total),
+            format=kind,
+            dc=gauge.dc,
+            level_db=gauge.level_db,
+            peak=gauge.peak,
+            clipped=gauge.clipped / (gauge.count * len(gauge.total)),
+            content=short_hash(gauge.digest),
+        )
+
+
+class Gauge:
+    """Measures audio block by block, (n, channels) each, so that a long file takes no memory for it.
+
+    count: samples per channel. peak: largest magnitude. clipped: samples of all channels at `full_scale` or beyond.
+    digest: hash of rate, channels and samples.
+    """
+
+    def __init__(self, channels: int, sample_rate: int, full_scale: float):
+        self.full_scale = full_scale
+        self.count, self.peak, self.clipped = 0, 0.0, 0
+        self.total, self.squares = np.zeros(channels), np.zeros(channels)
+        self.digest = hashlib.blake2b(f"{sample_rate} {channels}".encode(), digest_size=8)
+
+    def __call__(self, block: np.ndarray) -> None:
+        magnitude = np.abs(block)
+        if not np.isfinite(magnitude.max()):  # in a channel that isn't selected; else the line is rejected
+            block = np.nan_to_num(block, nan=0.0, posinf=0.0, neginf=0.0)
+            magnitude = np.abs(block)
+        self.count += len(block)
+        self.peak = max(self.peak, float(magnitude.max()))
+        self.clipped += int(np.count_nonzero(magnitude >= self.full_scale))
+        self.total += block.sum(axis=0, dtype=np.float64)
+        self.squares += np.square(block, dtype=np.float64).sum(axis=0)
+        self.digest.update(np.ascontiguousarray(block))
+
+    @property
+    def dc(self) -> float:
+        """Mean of the channel with the largest one."""
+        mean = self.total / self.count
+        return float(mean[np.abs(mean).argmax()])
+
+    @property
+    def level_db(self) -> float:
+        """RMS around the mean, of the loudest channel."""
+        variance = float((self.squares / self.count - (self.total / self.count) ** 2).max())
+        return 10 * math.log10(variance) if variance > 0 else -math.inf
+
+
+def listed(utterance: Utterance, status: int, reason: str = "", detail: str = "") -> Examination:
+    """What the manifest alone says about a line."""
+    stated = math.nan if utterance.duration is None else utterance.duration
+    path = os.path.normcase(os.path.normpath(utterance.audio_filepath))
+    name = f"{utterance.manifest}\n{path}\n{utterance.offset}\n{utterance.duration}"
+    key = short_hash(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8))
+    return Examination(status, utterance.manifest, utterance.line, stated, reason, detail, key)
+
+
+def short_hash(digest: "hashlib.blake2b") -> int:
+    return int.from_bytes(digest.digest(), "little")
+
+
+def true_end(file: "soundfile.SoundFile", stated_end: int) -> int:
+    """Frames of a file that goes on behind `stated_end`, if the last that its header claims is there; else 0."""
+    tail = min(int(TAIL_SECONDS * file.samplerate), file.frames - stated_end)
+    if tail <= 0 or file.frames == UNKNOWN_FRAMES or not file.can_seek():
+        return 0
+    try:
+        file.seek(file.frames - tail)
+        return file.frames if len(file.read(tail)) == tail else 0
+    except RuntimeError:  # soundfile's errors are such: a file cut behind this piece
+        return 0

@@ -1,0 +1,161 @@
+"""Check manifests and all of their audio before a run.
+
+    python tools/doctor.py train.json noise.json
+    python tools/doctor.py train.json --rejects rejects.jsonl --json report.json
+    python tools/doctor.py train.json --fix                  writes train.clean.json beside it
+
+Every line is read as a data set reads it, in parallel, and either used or rejected for the same reason. Exit code: 0,
+all lines are used; 1, some are rejected, or none is left; 2, the check couldn't be made.
+"""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from parts.preprocessing.manifest import UtteranceTable, manifest_paths, read_table
+from parts.preprocessing.segment import ChannelSelector, check_channel_selector
+from tools.checkup.clean import Cleaned, clean_path, write_clean
+from tools.checkup.crew import Lost, share_out
+from tools.checkup.examine import REJECTED, Examiner, listed
+from tools.checkup.examined import Examined
+from tools.checkup.report import summarise
+from tools.checkup.text import ascii_only, in_words
+
+CLEAN, SICK, NOT_CHECKED, INTERRUPTED = 0, 1, 2, 130
+MOST_WORKERS = 16  # unless asked for
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_arguments(arguments)
+    try:
+        paths = prepare(args)
+    except (ValueError, OSError) as error:
+        return say_error(error)
+    try:
+        return check(args, paths)
+    except OSError as error:  # a result that can't be written
+        return say_error(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def say_error(error: Exception) -> int:
+    print(f"error: {ascii_only(str(error))}", file=sys.stderr)
+    return NOT_CHECKED
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Check manifests and all of their audio before a run.")
+    parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help="as manifest_filepath in a config")
+    parser.add_argument("--sample_rate", type=int, default=16000, help="Hz of the run (default: 16000)")
+    parser.add_argument("--channel_selector", type=channel_selector, default="average", help="average, 0, or 0,1, ...")
+    parser.add_argument("--min_duration", type=float, help="seconds; shorter lines are left out, as in the run")
+    parser.add_argument("--max_duration", type=float, help="seconds; longer lines are left out, as in the run")
+    parser.add_argument("--noise", action="store_true", help="these are noise manifests, where silence is allowed")
+    parser.add_argument("--num_workers", type=int, default=default_workers(), help="processes (default: cores, to 16)")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds after which a file is given up")
+    parser.add_argument("--rejects", type=Path, help="write rejected lines to this file, as JSON lines")
+    parser.add_argument("--json", help="write the whole report to this file; - for standard output")
+    parser.add_argument("--fix", action="store_true", help="write NAME.clean.json beside each manifest")
+    parser.add_argument("--force", action="store_true", help="let --fix overwrite existing files")
+    args = parser.parse_args(arguments)
+    for name, is_right, right in (
+        ("sample_rate", args.sample_rate >= 1, "at least 1"),
+        ("num_workers", args.num_workers >= 0, "at least 0; 0 checks in this process, which a broken file may end"),
+        ("timeout", args.timeout > 0, "above 0"),
+        ("min_duration", (args.min_duration or 0) >= 0, "0 or more"),
+        ("max_duration", (args.max_duration or 0) >= 0, "0 or more"),
+        ("max_duration", not (args.max_duration or 0) < (args.min_duration or 0), "at least --min_duration"),
+    ):
+        if not is_right:
+            parser.error(f"--{name}={getattr(args, name)} is not {right}")
+    return args
+
+
+def channel_selector(text: str) -> ChannelSelector:
+    numbers = [int(x) if x.strip().isdigit() else x for x in text.split(",")]
+    selector = numbers[0] if len(numbers) == 1 else numbers
+    check_channel_selector(selector)
+    return selector
+
+
+def default_workers() -> int:
+    """One per core that this process may use; each takes 0.25 GB and more."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
+
+
+def prepare(args: argparse.Namespace) -> list[str]:
+    """The manifests, each once. Finds out now, not after an hour, whether results can be written."""
+    named = manifest_paths(args.manifests, "MANIFEST")
+    paths = list({os.path.realpath(path): path for path in reversed(named)}.values())[::-1]
+    for path in (args.rejects, args.json and args.json != "-" and Path(args.json)):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    for path in map(clean_path, paths) if args.fix else ():
+        if os.path.realpath(path) in map(os.path.realpath, paths):
+            raise ValueError(f"--fix would overwrite {path}, which is to be checked itself; leave one of the two out")
+        if path.exists() and not args.force:
+            raise ValueError(f"--fix: {path} exists; move it away, or add --force to overwrite it")
+    return paths
+
+
+def check(args: argparse.Namespace, paths: list[str]) -> int:
+    examiner = Examiner(
+        sample_rate=args.sample_rate,
+        channel_selector=args.channel_selector,
+        min_duration=args.min_duration,
+        max_duration=args.max_duration,
+        noise=args.noise,
+    )
+    examined = examine(read_table(paths), examiner, num_workers=args.num_workers, patience_seconds=args.timeout)
+    report = summarise(examined, asdict(examiner))
+    if args.rejects:
+        lines = (json.dumps(bad) + "\n" for bad in report["rejects"])
+        with open(args.rejects, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(lines)
+    if args.json == "-":
+        print(json.dumps(report, indent=2))
+    else:
+        print(in_words(report))
+    if args.json not in (None, "-"):
+        Path(args.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if args.fix:
+        for cleaned in write_clean(examined):
+            print(what_was_done(cleaned), file=sys.stderr if args.json == "-" else sys.stdout)
+    return CLEAN if report["used"] and not report["rejected"] else SICK
+
+
+def examine(
+    table: UtteranceTable, examiner: Examiner, *, num_workers: int = 0, patience_seconds: float = 600.0
+) -> Examined:
+    """Look at every row of a table, with a progress bar where somebody watches."""
+    examined = Examined(table, examiner.sample_rate)
+    rows_alone = table[:]
+    rows_alone.rejected = ()  # else they would travel with every part
+    results = share_out(rows_alone, examiner, num_workers=num_workers, patience_seconds=patience_seconds)
+    for row, result in tqdm(results, total=len(table), unit=" lines", ascii=True, disable=None):
+        if isinstance(result, Lost):
+            result = listed(table[row], REJECTED, "unreadable", result.detail)
+        examined.add(row, result)
+    return examined
+
+
+def what_was_done(cleaned: Cleaned) -> str:
+    return (
+        f"Wrote {ascii_only(str(cleaned.path))}: {cleaned.kept} lines ({cleaned.corrected} with a new duration), "
+        f"without {cleaned.rejected} rejected and {cleaned.repeated} repeated ones"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
