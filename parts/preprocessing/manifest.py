@@ -33,6 +33,7 @@ HINTS = {  # what a line that is no JSON object looks like -> what to do
     r"\{$": "an object over several lines; write each on one line, as `jq -c . MANIFEST` does",
     r"\{'": "Python's quotes; JSON has double ones, as json.dumps writes them",
     r"\{.*\},$": "remove the comma behind the object",
+    r"\{[^}]*$": "cut off, as by a full disk; write it again",
 }
 HEADER_THREADS = 16  # opening a file is waiting, mostly
 HEADERS_PER_THREAD = 32  # fewer files than this are read without threads
@@ -237,4 +238,4 @@ def _bounds_to_move(short: np.ndarray, long: np.ndarray) -> str:
         remedies.append(f"set min_duration to at most {short.max():g}")
     if len(long):
         remedies.append(f"set max_duration to at least {long.min():g}")
-    return " or ".join(remedies)
+    return " or ".join(remedies) or "there were none"

@@ -23,14 +23,16 @@ def manifest_paths(manifests: str | Sequence[str] | None, config_path: str) -> l
         wildcards (`*`, `?`, `**` for any folders).
     Raises ValueError where nothing is named, FileNotFoundError for a name or pattern without a file.
     """
-    if manifests is None or manifests in ("", "???", [], ()):
+    values = [manifests] if isinstance(manifests, str | os.PathLike) else manifests
+    values = [] if values in (None, ["???"]) else values
+    if not isinstance(values, Sequence) or not all(isinstance(value, str | os.PathLike) for value in values):
+        raise ValueError(f"{config_path}={manifests!r} is not a path, a list of paths or comma-separated paths")
+    names = [name for value in values for name in _names(os.fspath(value))]
+    if not names:
         raise ValueError(
             f"{config_path} is not set; give a manifest, or make dummy data with `{MAKE_DUMMY_DATA}` and use that"
         )
-    values = [manifests] if isinstance(manifests, str | os.PathLike) else manifests
-    if not isinstance(values, Sequence) or not all(isinstance(value, str | os.PathLike) for value in values):
-        raise ValueError(f"{config_path}={manifests!r} is not a path, a list of paths or comma-separated paths")
-    return [path for value in values for name in _names(os.fspath(value)) for path in _files(name, config_path)]
+    return [path for name in names for path in _files(name, config_path)]
 
 
 def expand_braces(pattern: str) -> list[str]:
