@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -165,7 +166,7 @@ class Model(TinyModel):
 
     def __init__(self, batches: int = 7, validate: bool = False, stop_with: type | None = None, **seconds):
         super().__init__(batches=batches, validate=validate)
-        self.stop_at, self.stop_with, self.logged = 4 if stop_with else None, stop_with, []
+        self.stop_at, self.stop_with = 4 if stop_with else None, stop_with
         self.seconds = seconds or {"wait": 2.0, "decode": 3.0, "mix": 1.0}
 
     def training_step(self, batch, batch_idx):
@@ -176,10 +177,6 @@ class Model(TinyModel):
 
     def validation_step(self, batch, batch_idx):
         self.clock.now += 100.0
-
-    def log_dict(self, values, **options):
-        self.logged.append((self.global_step, values))
-        super().log_dict(values, **options)
 
     def _loader(self, count):
         items = [TimedBatch(seconds=dict(self.seconds)) for _ in range(count)]
@@ -205,11 +202,28 @@ def fit(model: TinyModel, **options) -> DataReport:
     return report
 
 
+class Kept(Logger):
+    """Keeps what it is given: (step, numbers)."""
+
+    name = version = "kept"
+
+    def __init__(self):
+        super().__init__()
+        self.logged: list[tuple[int, dict]] = []
+
+    def log_metrics(self, metrics, step=None):
+        if any(name.startswith("data/") for name in metrics):
+            self.logged.append((step, metrics))
+
+    def log_hyperparams(self, *args):
+        pass
+
+
 def test_numbers_are_those_of_the_interval(clock):
-    model = Model()
-    fit(model)
-    assert [step for step, _ in model.logged] == [2, 4, 6]
-    assert model.logged[1][1] == {
+    kept = Kept()
+    fit(Model(), logger=kept)
+    assert [step for step, _ in kept.logged] == [1, 3, 5]
+    assert kept.logged[1][1] == {
         "data/wait_share": pytest.approx(4 / 10),
         "data/padding_share": pytest.approx(1 / 4),
         "data/audio_seconds_per_second": pytest.approx(3 / 10),
@@ -219,10 +233,25 @@ def test_numbers_are_those_of_the_interval(clock):
     }
 
 
+def test_numbers_stand_at_the_step_of_the_others(monkeypatch):
+    steps = {}
+
+    class Loud(Model):
+        def training_step(self, batch, batch_idx):
+            self.log("loud", 1.0)
+            return super().training_step(batch, batch_idx)
+
+    monkeypatch.setattr(
+        Kept, "log_metrics", lambda self, metrics, step=None: steps.update(dict.fromkeys(metrics, step))
+    )
+    fit(Loud(batches=2), logger=Kept())
+    assert steps["loud"] == steps["data/wait_share"] == 1
+
+
 def test_each_step_is_logged_once_when_gradients_accumulate(clock):
-    model = Model(batches=8)
-    fit(model, accumulate_grad_batches=2)
-    assert [step for step, _ in model.logged] == [2, 4]
+    kept = Kept()
+    fit(Model(batches=8), accumulate_grad_batches=2, logger=kept)
+    assert [step for step, _ in kept.logged] == [1, 3]
 
 
 def test_the_run_is_summed_up_without_its_first_batch(clock, caplog):
@@ -257,6 +286,6 @@ def test_without_measured_waiting_nothing_is_claimed(caplog, model):
 
 
 def test_numbers_can_be_switched_off_with_the_trainers_logging():
-    model = Model()
-    fit(model, log_every_n_steps=0)
-    assert model.logged == []
+    kept = Kept()
+    fit(Model(), log_every_n_steps=0, logger=kept)
+    assert kept.logged == []
