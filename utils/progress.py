@@ -1,5 +1,6 @@
 """One line that says how a run goes: loss, masked accuracy, audio seconds per second, time left, waiting for data."""
 
+import logging
 import shutil
 import sys
 import time
@@ -8,6 +9,7 @@ from math import inf
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
+from utils.logging import logger
 from utils.run_length import planned_run
 
 TERMINAL_SECONDS = 0.5  # between two refreshes of the line
@@ -40,6 +42,7 @@ class SpeechProgress(ProgressBar):
         self._first_step = trainer.global_step
         self._seconds = 0.0  # spent on training steps, as far as shown
         self._is_training = True
+        logger.addFilter(self._make_room)
         self._start_counting()
 
     def on_train_batch_end(
@@ -64,8 +67,20 @@ class SpeechProgress(ProgressBar):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._show_training(trainer, pl_module)
+        self._end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._end_line()
         self._is_training = False
+        logger.removeFilter(self._make_room)
+
+    def _make_room(self, record: logging.LogRecord) -> bool:
+        """A filter that lets every message through, and ends the unfinished line before it."""
+        self._end_line()
+        return True
 
     def _start_counting(self) -> None:
         self._batches, self._audio_samples, self._waited_seconds = 0, 0, 0.0

@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 
 from tests.utils.tiny_run import TinyModel
 from utils import progress
+from utils.logging import logger
 from utils.progress import SpeechProgress, clock, waiting
 
 
@@ -46,6 +47,28 @@ def test_on_a_terminal_one_line_is_rewritten(capsys, monkeypatch):
     printed = capsys.readouterr().err
     assert printed.count("\rstep") == 3
     assert printed.encode("cp1252").decode("ascii")
+
+
+class Talking(TinyModel):
+    """Says something in each step, and fails in the last."""
+
+    def training_step(self, batch, batch_idx):
+        logger.warning(f"message {batch_idx}")
+        if batch_idx == 2:
+            raise RuntimeError
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_message_begins_on_a_line_of_its_own(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "TERMINAL_SECONDS", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with pytest.raises(RuntimeError):
+        fit(Talking(batches=4), limit_val_batches=0)
+    lines = capsys.readouterr().err.split("\n")
+    assert [line for line in lines if "message" in line] == [f"WARNING: message {i}" for i in range(3)]
+    filters = list(logger.filters)
+    fit(TinyModel(validate=False))
+    assert logger.filters == filters and not any(hasattr(one, "__self__") for one in filters)
 
 
 def test_audio_seconds_are_those_of_the_batches(monkeypatch):
