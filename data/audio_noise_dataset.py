@@ -140,7 +140,7 @@ class AudioNoiseDataset(ManifestDataset):
         index, speech = self.usable_speech(draw.index, rng, rejected)
         if speech is None:
             return AudioNoiseItem(seed=item_seed, rejected=tuple(rejected))
-        audio = self.segment(self.augment(speech, rng))
+        audio = self.segment(self.augment(speech, rng, rejected))
         noise, noise_len = sample_noise(self.noise_data, self.sample_rate, len(audio), rng=rng, rejected=rejected)
         return AudioNoiseItem(
             sample_id=str(index),

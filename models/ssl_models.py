@@ -9,13 +9,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 from torch import Tensor
 
 import models.targets  # noqa: F401  (registers what configs may name)
 from core.classes import ModelPT, typecheck
-from core.classes.metrics import from_all_ranks
 from core.classes.serialization import from_config_dict
 from core.neural_types import (
     AudioSignal,
@@ -31,6 +30,7 @@ from losses.ssl_losses.mlm import check_steps, masked_prediction_loss
 from models.model_config import check_model_config, mask_after_subsampling
 from modules.ssl_modules.masking import ConvFeatureMaskingWrapper
 from parts.batch_types import AudioNoiseBatch
+from utils.rejects import Rejects
 
 
 @dataclass
@@ -86,8 +86,6 @@ class EncDecMaskedTokenPredModel(ModelPT):
         self.quantizer = build("quantizer")
         self.mask_processor = build("masking")
         self.decoder = build("decoder")
-        self._read_in_epoch = 0  # samples, by this rank
-        self.num_rejected = 0  # samples that this rank left out in training; the data set has logged each
         self.pre_encoder = None
         self._predict = self._predict_pre_conv
         if post_conv:
@@ -200,9 +198,6 @@ class EncDecMaskedTokenPredModel(ModelPT):
     # what is logged
 
     def training_step(self, batch: AudioNoiseBatch, batch_idx: int = 0) -> Tensor:
-        self.num_rejected += len(batch.rejected)
-        self.log("train_rejected_samples", float(self.num_rejected), batch_size=1)
-        self._read_in_epoch += len(batch)
         if len(batch) == 0:  # no sample could be read: DDP's other ranks still wait for gradients
             return sum(p.sum() for p in self.parameters() if p.requires_grad) * 0.0
         scored = self.step(batch)
@@ -218,20 +213,14 @@ class EncDecMaskedTokenPredModel(ModelPT):
         )
         return scored.loss
 
-    def on_train_epoch_end(self) -> None:
-        """A bad sample is left out; where all are bad, on all ranks, there is nothing to go on with."""
-        read, rejected = map(sum, zip(*from_all_ranks((self._read_in_epoch, self.num_rejected))))
-        if read == 0 and rejected > 0:
-            raise ValueError(
-                f"none of the {rejected} samples drawn from model.train_ds could be read: the log says why; "
-                "check the paths in model.train_ds.manifest_filepath"
-            )
-        self._read_in_epoch = 0
-
     def evaluation_step(self, batch: AudioNoiseBatch) -> tuple[dict[str, Tensor], int]:
         """Loss and masked accuracy over the scored codes of a batch, and their number; masks are seeded per sample."""
         scored = self.step(batch, seeded=True)
         return {"loss": scored.loss, "accuracy": scored.accuracy}, scored.targets.numel()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """A run counts what it leaves out even without exp_manager, which besides keeps a list of it."""
+        return [] if any(isinstance(callback, Rejects) for callback in self.trainer.callbacks) else [Rejects()]
 
     def build_dataloader(self, config: DictConfig, path: str) -> torch.utils.data.DataLoader:
         """The loader of `model.train_ds`, `validation_ds` or `test_ds`; `path` stands in its messages."""

@@ -1,16 +1,8 @@
 """Means over an evaluation: every scored item counts once, whatever its batch and its rank."""
 
-import torch.distributed as dist
 from torch import Tensor
 
-
-def from_all_ranks(mine: object) -> list:
-    """What each rank passed, in the order of ranks; all ranks must call this."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [mine]
-    ranks = [None] * dist.get_world_size()
-    dist.all_gather_object(ranks, mine)
-    return ranks
+from utils.ranks import from_all_ranks
 
 
 class WeightedMeans:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 
 from core.classes.metrics import WeightedMeans
-from models import ssl_models
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel, EncDecMaskedTokenPredModel
-from parts.batch_types import AudioNoiseBatch, BadSample
+from parts.batch_types import AudioNoiseBatch
+from utils.rejects import Rejects
 
 CONFIG = Path(__file__).resolve().parents[2] / "config" / "nest_fast-conformer.yaml"
 BOTH = pytest.mark.parametrize("model_class", [EncDecMaskedTokenPredModel, EncDecDenoiseMaskedTokenPredModel])
@@ -137,31 +138,21 @@ def test_masks_of_an_evaluation_repeat_and_those_of_training_do_not(small_config
     assert any(not torch.equal(first, other) for other in free)
 
 
-def test_a_batch_without_any_readable_sample_trains_nothing_and_is_counted(small_config):
+def test_a_batch_without_any_readable_sample_trains_nothing(small_config):
     model = EncDecDenoiseMaskedTokenPredModel(cfg=small_config())
-    model.log_dict = lambda *args, **options: pytest.fail("there is nothing else to log")
-    logged = {}
-    model.log = lambda name, value, **options: logged.update({name: value})
-    batch = noisy_batch(())
-    batch.rejected = (BadSample("a.wav", "unreadable", "not audio"), BadSample("b.wav", "empty", "no samples"))
-    loss = model.training_step(batch)
+    model.log_dict = lambda *args, **options: pytest.fail("there is nothing to log")
+    loss = model.training_step(noisy_batch(()))
     loss.backward()
     assert loss.item() == 0.0
-    assert model.num_rejected == 2
-    assert logged == {"train_rejected_samples": 2.0}
-    with pytest.raises(ValueError, match=r"none of the 2 samples drawn from model\.train_ds could be read"):
-        model.on_train_epoch_end()
     assert all(p.grad.eq(0).all() for p in model.parameters() if p.requires_grad)
 
 
-def test_a_rank_that_read_nothing_goes_on_while_another_reads(small_config, monkeypatch):
+@pytest.mark.parametrize("own", [[], [Rejects()]])
+def test_a_run_counts_what_it_leaves_out_once(small_config, own):
     model = EncDecDenoiseMaskedTokenPredModel(cfg=small_config())
-    model.num_rejected = 2
-    monkeypatch.setattr(ssl_models, "from_all_ranks", lambda mine: [mine, (5, 0)])
-    model.on_train_epoch_end()
-    monkeypatch.setattr(ssl_models, "from_all_ranks", lambda mine: [mine, (0, 3)])
-    with pytest.raises(ValueError, match="none of the 5 samples"):
-        model.on_train_epoch_end()
+    trainer = Trainer(max_steps=1, callbacks=list(own), logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.fit(model, [noisy_batch((1.0,))])
+    assert sum(isinstance(callback, Rejects) for callback in trainer.callbacks) == 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
@@ -249,7 +240,7 @@ def test_in_training_every_parameter_that_may_get_a_gradient_gets_one(small_conf
     [
         ({"quantiser": {}}, r"model\.quantiser is not .* did you mean 'quantizer'"),
         ({"validation_ds.batchsize": 3}, r"model\.validation_ds\.batchsize is not .* did you mean 'batch_size'"),
-        ({"train_ds.is_tarred": 1}, r"model\.train_ds\.is_tarred=1 is not true or false"),
+        ({"train_ds.return_sample_id": True}, r"model\.train_ds\.return_sample_id=True has no effect"),
         ({"encoder.n_layer": 3}, r"model\.encoder\.n_layer is not .* did you mean 'n_layers'"),
         ({"restore_from": "a.nemo"}, r"model\.restore_from=a\.nemo: starting from another model comes in a later"),
         ({"mask_position": "midway"}, "mask_position='midway' is not one of pre_conv, post_conv"),
