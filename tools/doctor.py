@@ -10,8 +10,11 @@ all lines are used; 1, some are rejected, or none is left; 2, the check couldn't
 
 import argparse
 import json
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from tools.checkup.examine import REJECTED, Examiner, listed
 from tools.checkup.examined import Examined
 from tools.checkup.report import summarise
 from tools.checkup.text import ascii_only, in_words
+from utils.logging import logger
 
 CLEAN, SICK, NOT_CHECKED, INTERRUPTED = 0, 1, 2, 130
 MOST_WORKERS = 16  # unless asked for
@@ -143,11 +147,23 @@ def examine(
     rows_alone = table[:]
     rows_alone.rejected = ()  # else they would travel with every part
     results = share_out(rows_alone, examiner, num_workers=num_workers, patience_seconds=patience_seconds)
-    for row, result in tqdm(results, total=len(table), unit=" lines", ascii=True, disable=None):
-        if isinstance(result, Lost):
-            result = listed(table[row], REJECTED, "unreadable", result.detail)
-        examined.add(row, result)
+    with quiet():
+        for row, result in tqdm(results, total=len(table), unit=" lines", ascii=True, disable=None):
+            if isinstance(result, Lost):
+                result = listed(table[row], REJECTED, "unreadable", result.detail)
+            examined.add(row, result)
     return examined
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What decoding would log is in the results."""
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def what_was_done(cleaned: Cleaned) -> str:
