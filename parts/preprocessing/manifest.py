@@ -13,7 +13,7 @@ import numpy as np
 
 from parts.batch_types import BadSample
 from parts.preprocessing.manifest_paths import manifest_paths
-from parts.preprocessing.segment import header_seconds
+from parts.preprocessing.segment import BadAudio, header_seconds
 from parts.preprocessing.utterances import Utterance, UtteranceTable, encode_name
 from utils.logging import logger
 
@@ -212,8 +212,16 @@ def measure_durations(table: UtteranceTable) -> UtteranceTable:
 
 
 def _header_durations(table: UtteranceTable, rows: np.ndarray) -> np.ndarray:
-    seconds = [_left_seconds(header_seconds(table.open(row)), table.offsets[row]) for row in rows]
-    return np.array([math.nan if value is None else value for value in seconds])
+    return np.array([_header_duration(table, row) for row in rows])
+
+
+def _header_duration(table: UtteranceTable, row: int) -> float:
+    """NaN where it can't be known: the decoder then says why."""
+    try:
+        seconds = _left_seconds(header_seconds(table.open(row)), table.offsets[row])
+    except BadAudio:  # from opening: a tar that is gone
+        seconds = None
+    return math.nan if seconds is None else seconds
 
 
 def _left_seconds(whole: float | None, offset: float) -> float | None:

@@ -11,16 +11,22 @@ from collections.abc import Sequence
 from itertools import islice
 
 MAKE_DUMMY_DATA = "python tools/prepare_dummy_ssl_data.py"
+KINDS = {  # what is named -> all of a folder, what else a user can do where there is none
+    "manifest": ("*.json", f", or make dummy data with `{MAKE_DUMMY_DATA}` and use that"),
+    "tar file": ("*.tar", ""),
+    "cut manifest": ("*.jsonl.gz", ""),
+}
 OPEN, CLOSE, COMMA = "\0", "\1", "\2"  # stand for { } , of a group, as no file name has them
 INNERMOST_GROUP = re.compile(r"[{(\[<]([^{}()\[\]<>]*(?:\.\.|,)[^{}()\[\]<>]*)[})\]>]")
 NAMES_COMPARED = 10_000  # in a folder, when a name isn't there
 
 
-def manifest_paths(manifests: str | Sequence[str] | None, config_path: str) -> list[str]:
+def manifest_paths(manifests: str | Sequence[str] | None, config_path: str, kind: str = "manifest") -> list[str]:
     """The files that a config value names, in the order given; those of a wildcard are sorted.
 
     manifests: a path, a list of them, or comma-separated ones, each with `~`, braces (see `expand_braces`) and
         wildcards (`*`, `?`, `**` for any folders).
+    kind: what they are, one of KINDS, for messages.
     Raises ValueError where nothing is named, FileNotFoundError for a name or pattern without a file.
     """
     values = [manifests] if isinstance(manifests, str | os.PathLike) else manifests
@@ -29,10 +35,8 @@ def manifest_paths(manifests: str | Sequence[str] | None, config_path: str) -> l
         raise ValueError(f"{config_path}={manifests!r} is not a path, a list of paths or comma-separated paths")
     names = [name for value in values for name in _names(os.fspath(value))]
     if not names:
-        raise ValueError(
-            f"{config_path} is not set; give a manifest, or make dummy data with `{MAKE_DUMMY_DATA}` and use that"
-        )
-    return [path for name in names for path in _files(name, config_path)]
+        raise ValueError(f"{config_path} is not set; give a {kind}{KINDS[kind][1]}")
+    return [path for name in names for path in _files(name, config_path, kind)]
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -67,7 +71,7 @@ def _names(value: str) -> list[str]:
     return [name for name in names if name]
 
 
-def _files(name: str, config_path: str) -> list[str]:
+def _files(name: str, config_path: str, kind: str) -> list[str]:
     """The files that one name or pattern stands for."""
     name = os.path.expanduser(name)
     if os.path.isfile(name):
@@ -80,19 +84,21 @@ def _files(name: str, config_path: str) -> list[str]:
     for path in expanded:
         matches = [path] if os.path.isfile(path) else sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
         if not matches:
-            raise FileNotFoundError(f"{config_path}: {_what_is_there_instead(path)}")
+            raise FileNotFoundError(f"{config_path}: {_what_is_there_instead(path, kind)}")
         paths += matches
     return paths
 
 
-def _what_is_there_instead(path: str) -> str:
+def _what_is_there_instead(path: str, kind: str) -> str:
+    all_of_folder, other_advice = KINDS[kind]
     if os.path.isdir(path):
-        return f"{path!r} is a folder; name the manifests in it, such as {os.path.join(path, '*.json')!r}"
+        return f"{path!r} is a folder; name the {kind}s in it, such as {os.path.join(path, all_of_folder)!r}"
     folder, name = os.path.split(path)
-    advice = f"correct the path, or make dummy data with `{MAKE_DUMMY_DATA}` and use that"
+    looked = f"looked from {os.getcwd()}"
     if not os.path.isdir(folder or "."):
-        return f"there is no manifest {path!r}, nor a folder {folder!r} (looked from {os.getcwd()}); {advice}"
-    with os.scandir(folder or ".") as entries:
-        close = difflib.get_close_matches(name, [entry.name for entry in islice(entries, NAMES_COMPARED)], n=1)
-    nearest = f"; the nearest name is {close[0]!r}" if close else ""
-    return f"there is no manifest {path!r} (looked from {os.getcwd()}{nearest}); {advice}"
+        looked = f"nor a folder {folder!r}; {looked}"
+    else:
+        with os.scandir(folder or ".") as entries:
+            close = difflib.get_close_matches(name, [entry.name for entry in islice(entries, NAMES_COMPARED)], n=1)
+        looked += f"; the nearest name is {close[0]!r}" if close else ""
+    return f"there is no {kind} {path!r} ({looked}); correct the path{other_advice}"

@@ -16,6 +16,7 @@ from parts.preprocessing.manifest import (
     read_table,
     seconds_of,
 )
+from parts.preprocessing.segment import BadAudio
 
 KEY = "model.train_ds.manifest_filepath"
 
@@ -188,6 +189,15 @@ def test_a_missing_duration_is_read_from_the_header(manifest):
 def test_a_measured_utterance_is_still_read_to_its_end(manifest):
     kept = keep_durations(read_manifests(manifest([{"audio_filepath": "wavs/a.wav"}]), KEY), None, None, "s")
     assert kept.durations.tolist() == [0.5] and kept[0].duration is None and seconds_of(kept[0]) == 0.5
+
+
+def test_audio_that_cannot_even_be_opened_has_no_duration(manifest, monkeypatch):
+    def gone(table, row):
+        raise BadAudio("unreadable", "the tar is gone")
+
+    table = read_manifests(manifest([{"audio_filepath": "wavs/a.wav"}]), KEY)
+    monkeypatch.setattr(UtteranceTable, "open", gone)
+    assert np.isnan(keep_durations(table, 1.0, None, "s").durations).all()
 
 
 def test_many_missing_durations_are_read_by_threads_into_their_rows(manifest, log):

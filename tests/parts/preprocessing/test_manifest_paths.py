@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from parts.preprocessing.manifest_paths import MAKE_DUMMY_DATA, expand_braces, manifest_paths
+from parts.preprocessing.manifest_paths import KINDS, MAKE_DUMMY_DATA, expand_braces, manifest_paths
 
 KEY = "model.train_ds.manifest_filepath"
 
@@ -77,7 +77,7 @@ def test_what_is_no_path_is_an_error(value):
         ("m_{0..2}.json", r"no manifest 'm_1.json'"),
         ("speech_*.jsonl", r"no manifest 'speech_\*.jsonl'"),
         ("speech_train.json,zzz", r"no manifest 'zzz' \(looked from [^;]*\);"),
-        ("e/m.json", r"no manifest 'e/m.json', nor a folder 'e'"),
+        ("e/m.json", r"no manifest 'e/m.json' \(nor a folder 'e'; looked from .*\);"),
     ],
 )
 def test_a_name_without_a_file_is_an_error_with_the_nearest_name(files, value, said):
@@ -91,6 +91,14 @@ def test_a_folder_is_refused_with_the_pattern_for_its_manifests(files):
     files("d/a.json")
     with pytest.raises(FileNotFoundError, match=f"{KEY}: 'd' is a folder; .*such as 'd.*json'"):
         manifest_paths("d", KEY)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_messages_say_what_is_looked_for(files, kind):
+    files("d/a.txt")
+    for value, said in ((None, f"give a {kind}"), ("b", f"there is no {kind} 'b' "), ("d", f"name the {kind}s in it")):
+        with pytest.raises((ValueError, FileNotFoundError), match=said):
+            manifest_paths(value, KEY, kind)
 
 
 def test_a_brace_without_its_partner_is_an_error_in_one_line():

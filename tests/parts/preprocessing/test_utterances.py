@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import pickle
@@ -55,6 +56,13 @@ def test_selected_rows_come_in_the_order_asked_for_with_all_their_columns(table)
     rows = np.array([3, 0, 3])
     assert list(table.select(rows)) == [table[3], table[0], table[3]]
     assert table.select(rows).rejected == table.rejected
+
+
+def test_a_selection_of_a_selection_has_the_right_names(table):
+    part = table[1:].select(np.array([3, 0, 2]))
+    assert list(part) == [table[4], table[1], table[3]] and list(part[1:]) == [table[1], table[3]]
+    assert list(part.with_measured(np.array([], dtype=int), np.array([]))) == list(part)
+    assert list(copy.copy(part)) == list(copy.deepcopy(part)) == list(part)
 
 
 def test_a_pickled_table_is_the_same_and_carries_only_the_names_it_needs(table):
