@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from data.ssl_dataset import audio_noise_dataloader, load_noise_audio
 from parts.preprocessing.segment import BadAudio, load_audio
 
 RATE = 16000
@@ -142,13 +143,6 @@ def test_a_tar_member_has_the_outcome_of_the_file(bad_audio, name):
     assert outcome(io.BytesIO((bad_audio / name).read_bytes())) == REASONS[name]
 
 
-def test_stated_durations_change_only_what_they_say(shared_data, bad_audio):
-    durations = listed(shared_data, "all_bad_audio.json")
-    assert len(durations) == len(REASONS) - 1  # the folder isn't listed
-    outcomes = {name: outcome(bad_audio / name, duration=duration) for name, duration in durations.items()}
-    assert outcomes == {name: STATED[name] for name in durations}
-
-
 def test_every_valid_format_is_used(shared_data, bad_audio):
     outcomes = {
         name: outcome(bad_audio / name, duration=duration)
@@ -196,3 +190,28 @@ def test_no_file_takes_more_memory_than_its_samples(bad_audio, name):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2 * 4 * RATE * seconds + 10e6
+
+
+def test_a_pass_over_all_of_them_rejects_each_for_its_reason(shared_data):
+    manifest = shared_data / "bad" / "manifests" / "all_bad_audio.json"
+    section = {"manifest_filepath": str(manifest), "sample_rate": RATE, "batch_size": 7, "shuffle": True}
+    batches = list(audio_noise_dataloader(section))
+    names = listed(shared_data, manifest.name)
+    assert len(names) == len(REASONS) - 1  # the folder isn't listed
+    assert sum(batch.turns for batch in batches) == len(names) == 77
+    assert [len(batch) for batch in batches] == 11 * [7]  # another utterance takes the place of a rejected one
+    rejected = [(Path(bad.path).name, bad.reason) for batch in batches for bad in batch.rejected]
+    assert sorted(rejected) == sorted((name, STATED[name]) for name in names if STATED[name])
+    assert all(batch.audio.isfinite().all() for batch in batches)
+
+
+def test_as_noise_they_are_used_unless_they_would_break_the_mix(shared_data, bad_audio):
+    for name, duration in listed(shared_data, "all_bad_audio.json").items():
+        entry = {"audio_filepath": str(bad_audio / name), "duration": duration}
+        try:
+            noise, noise_len = load_noise_audio(entry, RATE, 5 * RATE, pad_to_max=False, rng=np.random.default_rng(0))
+        except BadAudio as error:
+            assert error.reason == STATED[name] != "silent"
+        else:
+            assert STATED[name] in (USED, "silent"), name  # silence becomes faint white noise, as in NeMo
+            assert noise.isfinite().all() and noise.any() and len(noise) == noise_len
