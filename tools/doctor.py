@@ -3,6 +3,7 @@
     python tools/doctor.py train.json noise.json
     python tools/doctor.py train.json --rejects rejects.jsonl --json report.json
     python tools/doctor.py train.json --fix                  writes train.clean.json beside it
+    python tools/doctor.py tarred/tarred_audio_manifest.json --tarred_audio_filepaths tarred/audio__OP_0..7_CL_.tar
 
 Every line is read as a data set reads it, in parallel, and either used or rejected for the same reason. Exit code: 0,
 all lines are used; 1, some are rejected, or none is left; 2, the check couldn't be made.
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.tarred import tar_table
 from parts.preprocessing.manifest import UtteranceTable, manifest_paths, read_table
 from parts.preprocessing.segment import ChannelSelector, check_channel_selector
 from tools.checkup.clean import Cleaned, clean_path, write_clean
@@ -39,11 +41,11 @@ MOST_WORKERS = 16  # unless asked for
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     try:
-        paths = prepare(args)
+        table = prepare(args)
     except (ValueError, OSError) as error:
         return say_error(error)
     try:
-        return check(args, paths)
+        return check(args, table)
     except OSError as error:  # a result that can't be written
         return say_error(error)
     except KeyboardInterrupt:
@@ -59,6 +61,7 @@ def say_error(error: Exception) -> int:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Check manifests and all of their audio before a run.")
     parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help="as manifest_filepath in a config")
+    parser.add_argument("--tarred_audio_filepaths", nargs="+", metavar="TAR", help="the audio is in these tar files")
     parser.add_argument("--sample_rate", type=int, default=16000, help="Hz of the run (default: 16000)")
     parser.add_argument("--channel_selector", type=channel_selector, default="average", help="average, 0, or 0,1, ...")
     parser.add_argument("--min_duration", type=float, help="seconds; shorter lines are left out, as in the run")
@@ -97,8 +100,8 @@ def default_workers() -> int:
     return min(cores, MOST_WORKERS)
 
 
-def prepare(args: argparse.Namespace) -> list[str]:
-    """The manifests, each once. Finds out now, not after an hour, whether results can be written."""
+def prepare(args: argparse.Namespace) -> UtteranceTable:
+    """The lines of the manifests, each named once. Finds out now, not after an hour, whether results can be written."""
     named = manifest_paths(args.manifests, "MANIFEST")
     paths = list({os.path.realpath(path): path for path in reversed(named)}.values())[::-1]
     for path in (args.rejects, args.json and args.json != "-" and Path(args.json)):
@@ -110,10 +113,13 @@ def prepare(args: argparse.Namespace) -> list[str]:
             raise ValueError(f"--fix would overwrite {path}, which is to be checked itself; leave one of the two out")
         if path.exists() and not args.force:
             raise ValueError(f"--fix: {path} exists; move it away, or add --force to overwrite it")
-    return paths
+    with quiet():
+        if args.tarred_audio_filepaths:
+            return tar_table(args.tarred_audio_filepaths, paths, "doctor")
+        return read_table(paths)
 
 
-def check(args: argparse.Namespace, paths: list[str]) -> int:
+def check(args: argparse.Namespace, table: UtteranceTable) -> int:
     examiner = Examiner(
         sample_rate=args.sample_rate,
         channel_selector=args.channel_selector,
@@ -121,7 +127,7 @@ def check(args: argparse.Namespace, paths: list[str]) -> int:
         max_duration=args.max_duration,
         noise=args.noise,
     )
-    examined = examine(read_table(paths), examiner, num_workers=args.num_workers, patience_seconds=args.timeout)
+    examined = examine(table, examiner, num_workers=args.num_workers, patience_seconds=args.timeout)
     report = summarise(examined, asdict(examiner))
     if args.rejects:
         lines = (json.dumps(bad) + "\n" for bad in report["rejects"])
