@@ -121,7 +121,7 @@ def remedy(stage: str, machine: Machine, sample_rate: int) -> str:
     cheaper = REMEDIES.get(stage, "take a machine with more CPU cores, or store the audio on a faster disk")
     cheaper = cheaper.format(sample_rate=sample_rate)
     has_idle_cores = machine.num_workers * machine.processes < machine.cores
-    if machine.num_workers > 0 and not has_idle_cores:
+    if not has_idle_cores:
         return cheaper
     return f"{cheaper}, or {more_workers}" if stage in CHEAPER_FILES else more_workers
 
