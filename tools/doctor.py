@@ -48,9 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
         return check(args, table)
     except OSError as error:  # a result that can't be written
         return say_error(error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
 
 
 def say_error(error: Exception) -> int:
@@ -62,7 +59,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Check manifests and all of their audio before a run.")
     parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help="as manifest_filepath in a config")
     parser.add_argument("--tarred_audio_filepaths", nargs="+", metavar="TAR", help="the audio is in these tar files")
-    parser.add_argument("--sample_rate", type=int, default=16000, help="Hz of the run (default: 16000)")
+    parser.add_argument("--sample_rate", type=int, default=16000, help="Hz; lower files are counted (default: 16000)")
     parser.add_argument("--channel_selector", type=channel_selector, default="average", help="average, 0, or 0,1, ...")
     parser.add_argument("--min_duration", type=float, help="seconds; shorter lines are left out, as in the run")
     parser.add_argument("--max_duration", type=float, help="seconds; longer lines are left out, as in the run")
@@ -180,4 +177,8 @@ def what_was_done(cleaned: Cleaned) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -86,4 +86,5 @@ def with_duration(raw: bytes, seconds: float) -> bytes:
     text = raw.decode("utf-8")
     body = text.strip("\ufeff \t\r\n")
     entry = json.loads(body) | {"duration": seconds}
-    return text.replace(body, json.dumps(entry, ensure_ascii=body.isascii()), 1).encode("utf-8")
+    must_escape = body.isascii() or "\\ud" in body.lower()  # half a surrogate pair has no UTF-8
+    return text.replace(body, json.dumps(entry, ensure_ascii=must_escape), 1).encode("utf-8")

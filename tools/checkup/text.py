@@ -106,7 +106,7 @@ def histogram(report: dict) -> Iterator[str]:
     yield "Seconds per line: " + ", ".join(f"{name} {value:.2f}" for name, value in report["seconds"].items())
     for one in report["histogram"]:
         bar = "#" * -(-one["lines"] * LONGEST_BAR // most)
-        yield f"  {one['from']:>8g} to {one['to']:>8g} {one['lines']:>9}  {bar}".rstrip()
+        yield f"  {one['from']:>8.4g} to {one['to']:>8.4g} {one['lines']:>9}  {bar}".rstrip()
 
 
 def findings(report: dict) -> Iterator[str]:
@@ -117,4 +117,4 @@ def findings(report: dict) -> Iterator[str]:
         yield from counted(finding["lines"], f"{finding['says']}. {finding['advice']}")
         for example in finding["examples"][:EXAMPLES]:
             size = example["size"]
-            yield listed(example, report, f"{size:.3g}" if size is not None else "")
+            yield listed(example, report, f"{size:.4g}" if size is not None else "")
