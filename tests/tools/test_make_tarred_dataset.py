@@ -117,7 +117,8 @@ def test_the_same_arguments_give_the_same_tars(source, tmp_path):
 @pytest.mark.parametrize("codec", ["flac", "wav"])
 def test_a_lossless_codec_keeps_every_sample(source, tmp_path, codec):
     lossy = next(source.parent.glob("u.ogg"))
-    soundfile.write(lossy.with_suffix(".wav"), noise(99, 1.0), RATE, subtype="PCM_24")
+    loud = np.clip(9 * noise(99, 1.0), -1, 1)  # where a way through floats would round
+    soundfile.write(lossy.with_suffix(".wav"), loud, RATE, subtype="PCM_24")
     source.write_text(source.read_text().replace("u.ogg", "u.wav"))
     run(source, tmp_path / "out", "--num_shards", "2", "--force_codec", codec)
     table = read(tmp_path / "out", 2)
@@ -194,12 +195,13 @@ def test_a_tar_that_reads_back_wrong_is_no_shard(source, tmp_path, monkeypatch):
 def test_what_cannot_be_packed_is_listed_and_the_rest_packed(source, tmp_path):
     (source.parent / "v.wav").unlink()
     (source.parent / "a_x.wav").write_bytes(b"no audio")
+    soundfile.write(source.parent / "z.wav", np.full(9000, np.nan), RATE, subtype="FLOAT")  # FLAC would make it finite
     assert run(source, tmp_path / "out", "--num_shards", "2", "--force_codec", "flac") == 1
     with open(tmp_path / "out" / "rejected.jsonl") as lines:
-        rejected = {os.path.basename(bad["path"]): bad["reason"] for bad in map(json.loads, lines)}
-    assert rejected == {"v.wav": "unreadable", "a_x.wav": "unreadable"}
+        rejected = {os.path.basename(bad["path"]): (bad["reason"], bad["line"]) for bad in map(json.loads, lines)}
+    assert rejected == {"v.wav": ("unreadable", 7), "a_x.wav": ("unreadable", 5), "z.wav": ("non_finite", 4)}
     kept = audio_of(read(tmp_path / "out", 2))
-    assert sorted(speaker for speaker, _ in kept) == ["s0", "s1", "s2", "s3", "s3", "s5"]
+    assert sorted(speaker for speaker, _ in kept) == ["s0", "s1", "s2", "s5"]
 
 
 def test_a_dry_run_writes_nothing(source, tmp_path, capsys):

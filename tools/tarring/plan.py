@@ -17,12 +17,18 @@ from parts.preprocessing.utterances import UtteranceTable
 
 @dataclass(frozen=True)
 class Member:
-    """One audio file in a shard. offset, duration: seconds of the source to cut out; None: all of it, as it is."""
+    """One audio file in a shard.
+
+    offset, duration: seconds of the source to cut out; None: all of it, as it is.
+    manifest, line: where the source is listed first.
+    """
 
     name: str
     source: str
-    offset: float | None = None
-    duration: float | None = None
+    offset: float | None
+    duration: float | None
+    manifest: str
+    line: int
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,8 @@ def plan_shard(
         if key not in members:
             name = names.new(table.name(row), piece, codec)
             places[key] = len(members)
-            members[key] = Member(name, paths[row], *piece)
+            where = (table.manifests[table.manifest_numbers[row]], int(table.lines[row]))
+            members[key] = Member(name, paths[row], *piece, *where)
         if slice_with_offset:
             entry["source_audio_offset"] = entry.pop("offset", 0.0)
         entry.pop("audio_filename", None)

@@ -14,15 +14,15 @@ import soundfile
 
 from data.tar_index import TarIndex, index_path, tar_index, walk, write_index
 from parts.batch_types import BadSample
+from parts.preprocessing.audio_file import BadAudio, decode, open_audio
+from parts.preprocessing.segment import refuse_unusable
 from tools.tarring.plan import Member, Shard
 
 CONTAINERS = {"opus": ("OGG", "OPUS"), "ogg": ("OGG", "VORBIS"), "flac": ("FLAC", None), "wav": ("WAV", None)}
-LOSSLESS = ("FLAC", "WAV")
-INTEGERS = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32")
-
-
-class NotWritten(ValueError):
-    """An audio file that can't be put into the form asked for."""
+EXACT = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")
+FLOATS = ("FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III")  # go beyond 1
+FINEST = {"PCM_32": "PCM_24", "FLOAT": "PCM_24", "DOUBLE": "PCM_24"}  # where a codec can't store these
+BLOCK_FRAMES = 2**16
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ def write_shard(shard: Shard, folder: Path, codec: str | None, on_member: Callab
     manifest_path(folder, shard.number).unlink(missing_ok=True)
     unfinished = final.with_name(f"{final.name}.part")
     checksums: dict[str, int] = {}
-    problems: dict[int, str] = {}
+    problems: dict[int, BadAudio] = {}
     with tarfile.open(unfinished, "w") as tar:
         for place, member in enumerate(shard.members):
             try:
                 content = content_of(member, codec)
-            except (OSError, NotWritten) as error:
-                problems[place] = str(error)
+            except BadAudio as error:
+                problems[place] = error
             else:
                 add(tar, member.name, content)
                 checksums[member.name] = zlib.crc32(content)
@@ -77,8 +77,12 @@ def write_shard(shard: Shard, folder: Path, codec: str | None, on_member: Callab
         write_index(str(final), file, index)
     lines = [line for line, place in zip(shard.lines, shard.member_of, strict=True) if place not in problems]
     write_lines(manifest_path(folder, shard.number), lines)
-    rejected = [BadSample(shard.members[place].source, "unreadable", why) for place, why in problems.items()]
+    rejected = [rejection(shard.members[place], error) for place, error in problems.items()]
     return ShardReport(lines, rejected, True, final.stat().st_size)
+
+
+def rejection(member: Member, error: BadAudio) -> BadSample:
+    return BadSample(member.source, error.reason, str(error), member.manifest, member.line)
 
 
 def is_finished(shard: Shard, folder: Path) -> bool:
@@ -103,39 +107,56 @@ def _has_size_of_source(member: Member, size: int) -> bool:
 
 
 def content_of(member: Member, codec: str | None) -> bytes:
-    """The bytes of a member. Raises NotWritten or OSError."""
-    if member.offset is None and (codec is None or member.source.lower().endswith(f".{codec}")):
-        return Path(member.source).read_bytes()
-    try:
+    """The bytes of a member. Raises BadAudio."""
+    if member.offset is not None or (codec is not None and not member.source.lower().endswith(f".{codec}")):
         return converted(member, codec)
-    except soundfile.SoundFileError as error:
-        raise NotWritten(str(error)) from None
+    try:
+        return Path(member.source).read_bytes()
+    except OSError as error:
+        raise BadAudio("unreadable", str(error.strerror)) from None
 
 
 def converted(member: Member, codec: str | None) -> bytes:
-    """Cut out a piece and encode it, losing nothing where neither source nor codec do."""
-    with soundfile.SoundFile(member.source) as source:
-        rate, subtype = source.samplerate, source.subtype
-        kind = "int32" if subtype in INTEGERS else "float64"
-        source.seek(min(int((member.offset or 0.0) * rate), source.frames))
-        samples = source.read(int(member.duration * rate) if member.duration else -1, dtype=kind)
-        container, forced = CONTAINERS[codec] if codec else (source.format, subtype)
-    if not len(samples):
-        raise NotWritten("no samples where the line's offset and duration point")
-    subtype = forced or (subtype if soundfile.check_format(container, subtype) else "PCM_24")
-    encoded = io.BytesIO()
-    soundfile.write(encoded, samples, rate, format=container, subtype=subtype)
-    content = encoded.getvalue()
-    check_encoded(content, samples, exact=container in LOSSLESS and kind == "int32")
+    """Cut out a piece and encode it, losing nothing where neither source nor codec do. Raises BadAudio."""
+    samples, rate = decode(member.source, member.offset or 0.0, member.duration)
+    refuse_unusable(samples, allow_silent=True)  # NaN would become a number, and never be found again
+    with open_audio(member.source) as source:
+        container, stored = source.format, source.subtype
+    subtype = stored
+    if codec:
+        container, subtype = CONTAINERS[codec]
+    if subtype is None:
+        is_kept = stored in EXACT and soundfile.check_format(container, stored)
+        subtype = stored if is_kept else FINEST.get(stored, "PCM_16")
+    peak = float(np.abs(samples).max())
+    if peak > 1 and subtype not in FLOATS:
+        raise BadAudio("out_of_scale", f"peak {peak:.3g} would be cut at 1; convert to wav, or not at all")
+    content = encode(samples, rate, container, subtype)
+    check_encoded(content, samples, exact=subtype == stored and stored in EXACT)
     return content
 
 
+def encode(samples: np.ndarray, rate: int, container: str, subtype: str) -> bytes:
+    """(N, channels) -> bytes of an audio file. Raises BadAudio."""
+    encoded = io.BytesIO()
+    try:
+        with soundfile.SoundFile(encoded, "w", rate, samples.shape[1], subtype, format=container) as file:
+            for start in range(0, len(samples), BLOCK_FRAMES):  # all at once overflows the stack of Vorbis' encoder
+                file.write(samples[start : start + BLOCK_FRAMES])
+    except soundfile.SoundFileError as error:
+        raise BadAudio(
+            "unreadable", f"can't be written as {subtype} at {rate} Hz: {getattr(error, 'error_string', error)}"
+        ) from None
+    return encoded.getvalue()
+
+
 def check_encoded(content: bytes, samples: np.ndarray, *, exact: bool) -> None:
-    """Raise NotWritten unless the content decodes to these samples, or, where not exact, to as many."""
-    decoded, _ = soundfile.read(io.BytesIO(content), dtype=samples.dtype.name)
+    """Raise BadAudio unless the content decodes to these samples, or, where not exact, to as many."""
+    decoded, _ = decode(io.BytesIO(content))
     is_right = np.array_equal(decoded, samples) if exact else decoded.shape == samples.shape
     if not is_right:
-        raise NotWritten(f"decodes to other samples: {decoded.shape} instead of {samples.shape}")
+        detail = f"{len(samples)} samples were encoded and {len(decoded)}, or others, come back; try --force_codec flac"
+        raise BadAudio("unreadable", detail)
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
