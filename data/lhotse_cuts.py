@@ -136,6 +136,7 @@ class Piece(NamedTuple):
 def piece_of_file(cut: "Cut") -> Piece | None:
     """None for a cut that isn't simply a part of one file. Raises BadAudio."""
     from lhotse.cut.data import DataCut
+    from lhotse.utils import compute_num_samples
 
     if not isinstance(cut, DataCut):
         return None
@@ -149,9 +150,9 @@ def piece_of_file(cut: "Cut") -> Piece | None:
     if not {*wanted} <= {*source.channels}:
         raise BadAudio("bad_entry", f"channels {wanted} of a recording that has {source.channels}")
     audio = shar_member(cut) if source.type == "shar" else source.source
-    # lhotse rounds to the nearest sample and `load_audio` down: with half a sample more both give the same
+    # lhotse rounds to the nearest sample, and `load_audio` down: half a sample more is that sample
     rate = cut.sampling_rate
-    offset, duration = ((round(seconds * rate) + 0.5) / rate for seconds in (cut.start, cut.duration))
+    offset, duration = ((compute_num_samples(seconds, rate) + 0.5) / rate for seconds in (cut.start, cut.duration))
     return Piece(audio, offset, duration, [source.channels.index(channel) for channel in wanted])
 
 

@@ -276,6 +276,7 @@ def make_cuts(stereo) -> dict:
     return {
         "whole": lhotse.MonoCut(id="whole", start=0, duration=1.0, channel=0, recording=stereo),
         "part": part,
+        "odd": lhotse.MonoCut(id="odd", start=4000.5 / RATE, duration=8000.6 / RATE, channel=0, recording=stereo),
         "resampled": part.resample(8000),
         "faster": part.perturb_speed(1.1),
         "mixed": part.mix(part.truncate(duration=0.3), snr=3),
@@ -283,7 +284,7 @@ def make_cuts(stereo) -> dict:
     }
 
 
-@pytest.mark.parametrize("kind", ["whole", "part", "resampled", "faster", "mixed", "padded"])
+@pytest.mark.parametrize("kind", ["whole", "part", "odd", "resampled", "faster", "mixed", "padded"])
 def test_audio_is_what_lhotse_loads(stereo, kind):
     cut = make_cuts(stereo)[kind]
     wanted = cut.load_audio()[0]
