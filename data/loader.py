@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.batching import Batching, FixedSize, duration_buckets, given_buckets, padding_waste
-from data.samplers import Draw, EpochSampler, Order
+from data.samplers import Draw, EpochSampler, Order, Standing
 from data.settings import DatasetSettings
 from parts.batch_types import AudioNoiseBatch, BadSample
 from utils.logging import logger
@@ -37,6 +37,9 @@ class ResumableSampler(Protocol):
     def load_state_dict(self, state: dict) -> None:
         """Go on there. A state of other data is refused with a warning, and its epoch starts anew."""
 
+    def standing(self) -> Standing:
+        """How far this rank is, by the batches handed out; after `load_state_dict`, also of another number of ranks."""
+
 
 class ResumableLoader(DataLoader):
     """torch's DataLoader with a state that Lightning saves and loads: that of its sampler, a `ResumableSampler`.
@@ -50,16 +53,36 @@ class ResumableLoader(DataLoader):
     def __iter__(self) -> "Pass":
         return Pass(self)
 
+    _before_last: dict | None = None  # state before the last batch was handed out
+
     def start(self) -> Iterator[AudioNoiseBatch]:
         """Begin to read."""
         return super().__iter__()
 
+    def count_batch(self) -> None:
+        """One more batch is handed out."""
+        if self.is_resumable:
+            self._before_last = self.sampler.state_dict()
+            self.sampler.batch_given()
+
+    @property
+    def is_resumable(self) -> bool:
+        """False where something has put another sampler in place of ours."""
+        return isinstance(self.sampler, ResumableSampler)
+
     def state_dict(self) -> dict:
-        return self.sampler.state_dict() if isinstance(self.sampler, ResumableSampler) else {}
+        """now: of the sampler; before_last: for a run that is stopped before it has used the last batch."""
+        if not self.is_resumable:
+            return {}
+        return {"now": self.sampler.state_dict(), "before_last": self._before_last}
 
     def load_state_dict(self, state: dict) -> None:
-        if state and isinstance(self.sampler, ResumableSampler):
-            self.sampler.load_state_dict(state)
+        if state and self.is_resumable:
+            self.sampler.load_state_dict(state["now"])
+
+    def standing(self) -> Standing | None:
+        """Where its sampler stands, if it can say."""
+        return self.sampler.standing() if self.is_resumable else None
 
     @property
     def rejected_lines(self) -> tuple[BadSample, ...]:
@@ -87,8 +110,7 @@ class Pass:
         if self._batches is None:
             self._batches = self._loader.start()
         batch = next(self._batches)
-        if isinstance(self._loader.sampler, ResumableSampler):
-            self._loader.sampler.batch_given()
+        self._loader.count_batch()
         batch.seconds["wait"] = time.perf_counter() - start
         return batch
 

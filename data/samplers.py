@@ -26,6 +26,14 @@ class Draw(NamedTuple):
     turn: int = 0
 
 
+class Standing(NamedTuple):
+    """Where a rank is in its epoch. batches_done: that it has had, of `len(sampler)`; is_finished: all of them."""
+
+    epoch: int
+    batches_done: int
+    is_finished: bool
+
+
 class EpochSampler(DistributedSampler):
     """The batches of this rank, as tuples of Draws: of each epoch's plan, which all ranks share, every n-th.
 
@@ -96,24 +104,26 @@ class EpochSampler(DistributedSampler):
 
     def batch_given(self) -> None:
         """The loader has handed out one more batch; workers read ahead of that."""
-        self.position = min(self.position + self.num_replicas, self.num_batches)
+        self.position += self.num_replicas
+        if self._steps(self.num_batches - self.position) <= 0:
+            self.position = self.num_batches
 
     def state_dict(self) -> dict:
         """epoch, position, and what decides about the plan."""
         return {"epoch": self.epoch, "position": self.position, "plan": dict(self._identity)}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on there, or, if the plan has changed, start its epoch anew and warn."""
-        self.epoch = state["epoch"]
+        """Go on there, or, if the plan has changed, at the start of the epoch that comes or came, with a warning."""
+        self.epoch, self.position, self._goes_on = state["epoch"], state["position"], True
         changes = changed(state["plan"], self._identity)
         if changes:
+            self.epoch += self.position >= state["plan"]["batches"]
+            self.position = 0
             logger.warning("the data isn't what it was (%s): epoch %d starts anew", changes, self.epoch)
-        self.position = 0 if changes else state["position"]
-        self._goes_on = not changes
 
-    def steps_done(self, position: int) -> int:
-        """How many batches of an epoch this rank counts as done at a position of the plan."""
-        return len(self) - self._steps(self.num_batches - position)
+    def standing(self) -> Standing:
+        left = self._steps(self.num_batches - self.position)
+        return Standing(self.epoch, len(self) - left, left == 0)
 
     # plans
 

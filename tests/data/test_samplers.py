@@ -194,12 +194,19 @@ def test_reading_ahead_does_not_count():
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_steps_done_and_steps_left_make_an_epoch(drop_last):
-    for world_size in (1, 2, 3, 8):
-        for position in range(8):
-            one = sampler(20, 0, world_size, drop_last=drop_last)
-            one.load_state_dict(one.state_dict() | {"position": position})
-            assert one.steps_done(position) + len(list(one)) == len(one)
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_what_is_done_and_what_is_left_make_an_epoch(world_size, drop_last):
+    for batches in range(9):
+        one = sampler(29, 0, world_size, drop_last=drop_last)  # 10 batches
+        one.load_state_dict(stopped_after(batches, 29))
+        epoch, done, is_finished = one.standing()
+        left = len(list(one))
+        assert epoch == 0 and done + left == len(one) and is_finished == (left == 0)
+
+
+def test_batches_that_drop_last_leaves_out_do_not_keep_an_epoch_open():
+    state = stopped_after(3, 20, 2, drop_last=True)  # 6 of 7 batches
+    assert state["position"] == 7 and drawn(state=state) == [[]]
 
 
 @pytest.mark.parametrize(
@@ -218,6 +225,12 @@ def test_other_data_starts_the_epoch_anew_and_says_what_changed(options, change,
         rest = drawn(state=stopped_after(3, epoch=2), epoch=2, **options)
     assert change in caplog.text and "epoch 2 starts anew" in caplog.text
     assert rest == drawn(epoch=2, **options)
+
+
+def test_other_data_after_a_finished_epoch_starts_the_next_one():
+    one = sampler(seed=1)
+    one.load_state_dict(stopped_after(7, epoch=2))
+    assert one.standing() == (3, 0, False)
 
 
 def test_it_is_what_a_loader_can_resume():
