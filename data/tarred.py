@@ -9,12 +9,11 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from data.audio_to_text import SHARD_STRATEGIES
 from data.tar_index import TarIndex, tar_index
 from parts.batch_types import BadSample
 from parts.preprocessing.manifest import keep_durations, manifest_lines, manifest_paths, read_manifests
@@ -83,7 +82,7 @@ def tar_table(
     then never reads). Members without a line are left out; lines without a member are in the table's `rejected`.
     Raises ValueError where no line has a member.
     """
-    tars = manifest_paths(tarred_audio_filepaths, f"{config_path}.tarred_audio_filepaths")
+    tars = manifest_paths(tarred_audio_filepaths, f"{config_path}.tarred_audio_filepaths", kind="tar file")
     lines = read_manifests(manifest_filepath, f"{config_path}.manifest_filepath")
     with ThreadPoolExecutor(INDEX_THREADS) as pool:
         indexes = list(pool.map(tar_index, tars))
@@ -193,6 +192,19 @@ def _shard_id(line: bytes) -> object:
         return None
 
 
+def scattered(num_shards: int, world_size: int, global_rank: int) -> np.ndarray:
+    share = num_shards // world_size
+    return np.arange(share * global_rank, share * (global_rank + 1))
+
+
+def replicated(num_shards: int, world_size: int, global_rank: int) -> np.ndarray:
+    return np.arange(num_shards)
+
+
+# name -> which shards a rank reads, as `expand_sharded_filepaths` does it with their paths
+SHARD_STRATEGIES: dict[str, Callable[[int, int, int], np.ndarray]] = {"scatter": scattered, "replicate": replicated}
+
+
 def nemo_order(
     table: TarTable,
     shard_strategy: str = "scatter",
@@ -210,13 +222,9 @@ def nemo_order(
         is that of the tar, and for a member that of its lines.
     rng: what the shards are drawn with.
     """
-    if shard_strategy not in SHARD_STRATEGIES:
-        raise ValueError(f"shard_strategy={shard_strategy!r} is not one of {SHARD_STRATEGIES}")
-    shards = np.arange(len(table.tars))
-    if shard_strategy == "scatter":
-        share = len(shards) // world_size
-        shards = shards[share * global_rank : share * (global_rank + 1)]
-    mine = shards[worker::num_workers]
+    if shard_strategy not in [*SHARD_STRATEGIES]:
+        raise ValueError(f"shard_strategy={shard_strategy!r} is not one of {sorted(SHARD_STRATEGIES)}")
+    mine = SHARD_STRATEGIES[shard_strategy](len(table.tars), world_size, global_rank)[worker::num_workers]
     in_order = np.lexsort((table.starts, table.shards))  # stable: lines of one member stay in the manifest's order
     first, last = np.searchsorted(table.shards[in_order], [mine, mine + 1])
     rows = {shard: in_order[start:end] for shard, start, end in zip(mine, first, last, strict=True)}
