@@ -168,9 +168,10 @@ def build_loader(
         world_size=world_size,
     )
     if len(sampler) == 0:
+        key = "batch_size" if settings.batch_duration is None else "batch_duration"
         raise ValueError(
             f"{path}: {len(dataset)} utterances over {world_size} ranks don't fill one batch of "
-            f"batch_size={settings.batch_size}; lower batch_size, or set drop_last=false"
+            f"{key}={getattr(settings, key)}; lower {key}, or set drop_last=false"
         )
     if not fixed_epoch:
         report(sampler, durations, path)

@@ -226,6 +226,8 @@ def test_too_few_utterances_for_one_batch_is_an_error_with_the_remedy():
         loader(2, drop_last=True)
     with pytest.raises(ValueError, match=r"5 utterances over 2 ranks don't fill one batch"):
         loader(5, drop_last=True, world_size=2)
+    with pytest.raises(ValueError, match=r"of batch_duration=99.0; lower batch_duration"):
+        loader(5, drop_last=True, world_size=8, batch_duration=99.0)
 
 
 def test_the_planned_padding_is_logged(caplog, monkeypatch):
