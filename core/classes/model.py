@@ -14,6 +14,7 @@ from core.classes.metrics import WeightedMeans
 from core.classes.module import NeuralModule
 from core.optim import build_optimizer, build_scheduler
 from utils.logging import logger
+from utils.resume import align_progress
 
 INITIAL_WEIGHTS = ("init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt")  # config keys
 NOT_YET = "comes with a later version; resume a run from its Lightning checkpoint (.ckpt) instead"
@@ -66,7 +67,7 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
         checkpoint["hyper_parameters"] = {"cfg": OmegaConf.to_container(self.cfg)}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Raise ValueError, in one line, for the weights of another model."""
+        """Go on with exactly the next batch. Raises ValueError, in one line, for the weights of another model."""
         theirs, ours = checkpoint["state_dict"], self.state_dict()
         for name in sorted(theirs.keys() | ours.keys()):
             there, here = (tuple(state[name].shape) if name in state else "none" for state in (theirs, ours))
@@ -75,6 +76,8 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
                     f"the checkpoint is of another model: {name} is {there} there and {here} here; to start anew, give "
                     "the run another folder (exp_manager.name) or set exp_manager.resume_if_exists=false"
                 )
+        if self._train_dl is not None and self._trainer is not None and self._trainer.state.fn == "fit":
+            align_progress(checkpoint, self._train_dl)
 
     # optimizer
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
+from torch.utils.data import DataLoader
 
 from core.classes.metrics import WeightedMeans
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel, EncDecMaskedTokenPredModel
@@ -151,7 +152,7 @@ def test_a_batch_without_any_readable_sample_trains_nothing(small_config):
 def test_a_run_counts_what_it_leaves_out_once(small_config, own):
     model = EncDecDenoiseMaskedTokenPredModel(cfg=small_config())
     trainer = Trainer(max_steps=1, callbacks=list(own), logger=False, enable_checkpointing=False, accelerator="cpu")
-    trainer.fit(model, [noisy_batch((1.0,))])
+    trainer.fit(model, DataLoader([noisy_batch((1.0,))], batch_size=None))
     assert sum(isinstance(callback, Rejects) for callback in trainer.callbacks) == 1
 
 
