@@ -10,11 +10,9 @@ import numpy as np
 from core.classes import Dataset
 from parts.batch_types import BadSample
 from parts.preprocessing.manifest import UtteranceTable, keep_durations, read_manifests
-from parts.preprocessing.manifest_paths import expand_braces
+from parts.preprocessing.manifest_paths import SHARD_STRATEGIES, expand_braces
 from parts.preprocessing.segment import ChannelSelector, check_channel_selector, load_audio
 from utils.logging import logger
-
-SHARD_STRATEGIES = ("scatter", "replicate")
 
 
 class ManifestDataset(Dataset):

@@ -7,11 +7,11 @@ from dataclasses import MISSING, dataclass, fields
 from omegaconf import DictConfig, OmegaConf
 
 from data.padding import check_pad_audio_mode
+from parts.preprocessing.manifest_paths import SHARD_STRATEGIES
 from parts.preprocessing.segment import check_channel_selector
 from utils.config_check import refuse_unknown_keys
 
 SAMPLING_TECHNIQUES = ("temperature", "random", "round-robin")
-SHARD_STRATEGIES = ("scatter", "replicate")
 BUCKETING_STRATEGIES = ("synced_randomized", "fully_randomized", "fixed_order")
 
 # keys of NeMo's that change nothing here -> the values at which they change nothing in NeMo either, its default first
@@ -113,9 +113,10 @@ class DatasetSettings:
         """path: where `config` stands, such as model.train_ds. Raises ValueError, in one line, naming path.key."""
         values = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else dict(config)
         check_dataset_keys(values, path)
+        values = {name: None if value == "???" else value for name, value in values.items()}  # left open
         known = {field.name: field for field in fields(cls)}
         for name, field in known.items():
-            if field.default is MISSING and values.get(name) in (None, "???"):
+            if field.default is MISSING and values.get(name) is None:
                 raise ValueError(f"{path}.{name} is missing; set it")
         try:
             return cls(**{name: value for name, value in values.items() if name in known})

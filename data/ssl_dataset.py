@@ -7,6 +7,7 @@ batches and a run can resume inside an epoch: `audio_noise_dataloader`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -17,6 +18,7 @@ from data.batching import given_buckets
 from data.collate import BatchAugmentor, collate_audio_noise
 from data.corpora import Corpora, corpus_order
 from data.dataset import ConcatDataset
+from data.lhotse_dataset import LhotseAudioNoiseDataset, lhotse_loader
 from data.loader import ResumableLoader, as_listed, build_loader, shuffled
 from data.noise import load_noise_audio, load_noise_manifest, sample_noise
 from data.padding import pad_audio
@@ -31,6 +33,7 @@ __all__ = [
     "AudioNoiseBatch",
     "AudioNoiseDataset",
     "AudioNoiseItem",
+    "LhotseAudioNoiseDataset",
     "TarredAudioNoiseDataset",
     "audio_noise_dataloader",
     "collate_audio_noise",
@@ -56,13 +59,15 @@ def audio_noise_dataloader(
         draws the same noise, talkers come from the manifest, and a null manifest gives None.
     """
     settings = DatasetSettings.from_config(config, path)
+    if settings.use_lhotse:
+        return lhotse_loader(settings, path, training=training, global_rank=global_rank, world_size=world_size)
     if settings.manifest_filepath is None and not training:
         return None
     dataset = dataset_by_index(settings, path, (settings.seed,), mix_from_manifest=not training)
     return build_loader(
         dataset,
         settings,
-        order=order_of(dataset, settings, path),
+        order=order_of(dataset, settings, path, world_size),
         bucket_of=bucket_numbers(dataset, settings),
         fixed_epoch=not training,
         global_rank=global_rank,
@@ -78,10 +83,12 @@ def bucket_numbers(dataset: Dataset, settings: DatasetSettings) -> np.ndarray | 
     return np.repeat(np.arange(len(dataset.sizes)), dataset.sizes)
 
 
-def order_of(dataset: Dataset, settings: DatasetSettings, path: str) -> Order:
-    """How an epoch goes through the data set."""
+def order_of(dataset: Dataset, settings: DatasetSettings, path: str, world_size: int) -> Order:
+    """How an epoch goes through the data set: once; as corpora are drawn; or, where tar shards are replicated, as
+    often as there are ranks (in NeMo 3.0.0 each rank goes through all shards then).
+    """
     if settings.is_concat:
-        return corpus_order(
+        order = corpus_order(
             dataset.sizes,
             settings.concat_sampling_technique,
             settings.concat_sampling_temperature,
@@ -91,7 +98,14 @@ def order_of(dataset: Dataset, settings: DatasetSettings, path: str) -> Order:
             settings.concat_sampling_seed,
             path,
         )
-    return shuffled(len(dataset)) if settings.shuffle else as_listed(len(dataset))
+    else:
+        order = shuffled(len(dataset)) if settings.shuffle else as_listed(len(dataset))
+    is_replicated = settings.is_tarred and settings.tarred_shard_strategy == "replicate"
+    return partial(repeated, order, world_size) if is_replicated and world_size > 1 else order
+
+
+def repeated(order: Order, times: int, rng: np.random.Generator) -> np.ndarray:
+    return np.concatenate([order(rng) for _ in range(times)])
 
 
 def dataset_by_index(
@@ -190,7 +204,8 @@ def buckets_of(settings: DatasetSettings, path: str) -> list[DatasetSettings]:
         raise ValueError(
             f"{path}.bucketing_weights={list(weights)} are not {len(tars)} whole numbers above 0, one for each bucket"
         )
-    buckets = [replace(settings, manifest_filepath=m, tarred_audio_filepaths=t) for m, t in zip(manifests, tars)]
+    single = replace(settings, bucketing_weights=None)
+    buckets = [replace(single, manifest_filepath=m, tarred_audio_filepaths=t) for m, t in zip(manifests, tars)]
     return [bucket for bucket, weight in zip(buckets, weights) for _ in range(weight)]
 
 
@@ -236,7 +251,6 @@ def nemo_dataset(settings: DatasetSettings, path: str, global_rank: int, world_s
     shuffle_n = settings.shuffle_n if settings.shuffle_n is not None else 4 * (settings.batch_size or 1)
     streams = []
     for number, bucket in enumerate(buckets_of(settings, path)):
-        bucket = replace(bucket, bucketing_weights=None)  # it is repeated already
         samples = dataset_by_index(bucket, path, (settings.seed, number), mix_from_manifest=False)
         shuffled_shards = shuffle_n if settings.shuffle else 0
         streams.append(TarStream(samples, shuffled_shards, settings.tarred_shard_strategy, global_rank, world_size))

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 
 from utils.logging import warn_once
 
-SOURCE = "manifest_filepath"  # the key of a data section that says where its data is
+SOURCE = "manifest_filepath"  # the key of a data section that says where its data is, and may name several sets
+SOURCES = (SOURCE, "cuts_path", "shar_path")  # the last two: of one set, with `use_lhotse`
 
 
 @dataclass
@@ -124,7 +125,9 @@ class Dataloaders:
 
 def names_data(section: DictConfig | None) -> bool:
     """True when a data section says where its data is."""
-    return section is not None and not OmegaConf.is_missing(section, SOURCE) and bool(section.get(SOURCE))
+    return section is not None and any(
+        not OmegaConf.is_missing(section, source) and bool(section.get(source)) for source in SOURCES
+    )
 
 
 def evaluation_sets(section: DictConfig, main_key: str, path: str) -> EvaluationSets:

@@ -16,6 +16,7 @@ KINDS = {  # what is named -> all of a folder, what else a user can do where the
     "tar file": ("*.tar", ""),
     "cut manifest": ("*.jsonl.gz", ""),
 }
+SHARD_STRATEGIES = ("scatter", "replicate")  # of the files that a pattern names, over ranks
 OPEN, CLOSE, COMMA = "\0", "\1", "\2"  # stand for { } , of a group, as no file name has them
 INNERMOST_GROUP = re.compile(r"[{(\[<]([^{}()\[\]<>]*(?:\.\.|,)[^{}()\[\]<>]*)[})\]>]")
 NAMES_COMPARED = 10_000  # in a folder, when a name isn't there

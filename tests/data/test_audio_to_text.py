@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from data.audio_to_text import SHARD_STRATEGIES, ManifestDataset, expand_sharded_filepaths
+from data.audio_to_text import ManifestDataset, expand_sharded_filepaths
 from parts.preprocessing.manifest import read_manifests
+from parts.preprocessing.manifest_paths import SHARD_STRATEGIES
 
 RATE = 16000
 
