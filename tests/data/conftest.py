@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from data.lhotse_dataset import lhotse_loader
+from data.loader import ResumableLoader
+from data.settings import DatasetSettings
+
 RATE = 16000
 
 
@@ -35,5 +39,40 @@ def speech_and_noise(tmp_path: Path) -> Callable[..., dict]:
             "shuffle": True,
             "min_audio_len_secs": 0.3,
         } | section
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cut_folder(tmp_path_factory) -> Path:
+    """cuts.jsonl.gz over 23 files of 0.05 to 0.25 s, the same as Shar archives of 6 in shar/, and noise.json."""
+    lhotse = pytest.importorskip("lhotse")
+    folder = tmp_path_factory.mktemp("lhotse")
+    rng = np.random.default_rng(0)
+    recordings = []
+    for i in range(23):
+        name = folder / f"{i}.wav"
+        soundfile.write(name, 0.1 * rng.standard_normal(800 + 150 * i), RATE)
+        recordings.append(lhotse.Recording.from_file(name, recording_id=f"speaker{i % 3}/utt.{i}"))
+    cuts = lhotse.CutSet.from_cuts([recording.to_cut() for recording in recordings])
+    cuts.to_file(folder / "cuts.jsonl.gz")
+    (folder / "shar").mkdir()
+    cuts.to_shar(folder / "shar", fields={"recording": "flac"}, shard_size=6)
+    soundfile.write(folder / "noise.wav", 0.1 * rng.standard_normal(RATE), RATE)
+    (folder / "noise.json").write_text(json.dumps({"audio_filepath": "noise.wav", "duration": 1.0}))
+    return folder
+
+
+@pytest.fixture
+def cut_loader(cut_folder: Path) -> Callable[..., ResumableLoader]:
+    """`cut_loader(training=True, rank=0, ranks=1, **section)`: over the cuts of `cut_folder`, or others."""
+
+    def make(training: bool = True, rank: int = 0, ranks: int = 1, **section) -> ResumableLoader:
+        neutral = {"sample_rate": RATE, "shuffle": True, "min_audio_len_secs": 0.0, "use_lhotse": True}
+        data = {"noise_manifest": str(cut_folder / "noise.json")}
+        if "shar_path" not in section:
+            data["cuts_path"] = str(cut_folder / "cuts.jsonl.gz")
+        settings = DatasetSettings.from_config(neutral | data | section, "model.train_ds")
+        return lhotse_loader(settings, "model.train_ds", training=training, global_rank=rank, world_size=ranks)
 
     return make
