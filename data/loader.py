@@ -149,12 +149,16 @@ def build_loader(
 ) -> ResumableLoader:
     """The loader of a data section. Batches depend on (seed, epoch) and the ranks, not on the number of workers.
 
-    dataset: utterances by `Draw`, with `durations`, `collate_fn` and `rejected_lines`.
+    dataset: utterances by `Draw`, with `durations`, `collate_fn` and `rejected_lines`. With `batch_duration` a NaN among
+        the durations is an utterance that can't be read.
     order: of an epoch; see `EpochSampler`. bucket_of: (number of utterances,) bucket that each is sorted into already.
     fixed_epoch: for evaluation, each epoch as the first. path: of the section, for messages.
     Raises ValueError, in one line, for options that don't go with the data.
     """
-    durations = np.maximum(dataset.durations, settings.min_audio_len_secs)  # what is shorter is lengthened to this
+    durations = dataset.durations
+    if settings.batch_duration is not None:  # all were measured; what has none is unreadable, and replaced when drawn
+        durations = np.nan_to_num(durations, nan=0.0)
+    durations = np.maximum(durations, settings.min_audio_len_secs)  # what is shorter is lengthened to this
     batching = choose_batching(settings, durations, bucket_of, path)
     sampler = EpochSampler(
         dataset,

@@ -221,6 +221,14 @@ def test_utterances_are_as_long_as_they_are_made():
     assert max(sizes(loader(8, batch_size=None, batch_duration=8.0, min_audio_len_secs=4.0))) == 2
 
 
+def test_an_unreadable_utterance_has_its_turn_among_the_short_ones(monkeypatch):
+    durations = np.array([np.nan, 1.0, 1.0, 9.0])
+    monkeypatch.setattr(Toy, "durations", durations, raising=False)
+    monkeypatch.setattr(Toy, "__init__", lambda self, total: None)
+    one = loader(4, as_listed(4), batch_size=None, batch_duration=10.0, shuffle=False)
+    assert epoch_of(one) == [["0-0-0", "0-1-0", "0-2-0"], ["0-3-0"]]
+
+
 def test_too_few_utterances_for_one_batch_is_an_error_with_the_remedy():
     with pytest.raises(ValueError, match=r"2 utterances over 1 ranks don't fill one batch of batch_size=3; lower"):
         loader(2, drop_last=True)
