@@ -4,13 +4,16 @@ Names, defaults and distributions are NeMo 3.0.0's (`asr/data/ssl_dataset.py`). 
 without one they start from numpy's global seed, which is what NeMo draws from.
 """
 
+import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.kept_audio import KeptAudio
 from parts.batch_types import BadSample
 from parts.preprocessing.drawn_audio import as_utterance, draw_audio
 from parts.preprocessing.manifest import Utterance, UtteranceTable, read_manifests, seconds_of
@@ -18,6 +21,8 @@ from parts.preprocessing.perturb import white_noise
 from parts.preprocessing.segment import load_audio
 from utils.stopwatch import stage
 
+KEPT_SECONDS = 10.0  # longest noise that is kept in memory, decoded
+KEPT = KeptAudio(max_bytes=64 * 2**20)  # of each process: 100 noises of 10 s, or 1,000 of 1 s, at 16 kHz
 SILENCE_DB = -100.0  # mean power below this, relative to full scale, is silence; 16-bit rounding alone is at -101
 
 
@@ -90,18 +95,14 @@ def load_noise_audio(
     """
     rng = rng or global_generator()
     entry = as_utterance(sample)
-    max_duration = None if max_audio_len is None else max_audio_len / sample_rate
-    duration = entry.duration if max_duration is None else seconds_of(entry)
+    seconds = seconds_of(entry)
+    is_cropped = max_audio_len is not None and seconds is not None and seconds > max_audio_len / sample_rate
 
-    if max_duration is not None and duration is not None and duration > max_duration:
-        for _ in range(max(1, max_trial)):
-            start = entry.offset + rng.uniform(0, duration - max_duration)
-            samples = load_piece(entry, sample_rate, start, max_duration)
-            if not is_silent(samples):
-                break
+    for _ in range(max(1, max_trial) if is_cropped else 1):
+        samples = read_piece(entry, seconds, sample_rate, max_audio_len if is_cropped else None, rng)
+        if not is_silent(samples):
+            break
     else:
-        samples = load_piece(entry, sample_rate, entry.offset, entry.duration)
-    if is_silent(samples):
         samples = samples + white_noise(len(samples), min_white_noise_db, max_white_noise_db, rng)
 
     noise = torch.from_numpy(samples)
@@ -112,9 +113,30 @@ def load_noise_audio(
     return noise, torch.tensor(noise_len)
 
 
-def load_piece(entry: Utterance, sample_rate: int, offset: float, duration: float | None) -> np.ndarray:
-    """(N,) float32; silence is returned like any sound. Raises BadAudio."""
-    return load_audio(entry.audio_filepath, sample_rate, offset=offset, duration=duration, allow_silent=True)
+def read_piece(
+    entry: Utterance, seconds: float | None, sample_rate: int, crop_samples: int | None, rng: np.random.Generator
+) -> np.ndarray:
+    """`crop_samples` of a noise of `seconds` from a random place on, or all of it, (N,) float32. Raises BadAudio.
+
+    A short noise is always decoded as a whole and kept, so that what is drawn doesn't depend on what was kept; of a
+    long one only the piece is read. Silence is returned like any sound.
+    """
+    read = partial(load_audio, entry.audio_filepath, sample_rate, allow_silent=True)
+    if seconds is not None and seconds <= KEPT_SECONDS:
+        place = (entry.audio_filepath, entry.offset, entry.duration, sample_rate, modified(entry.audio_filepath))
+        samples = KEPT.get(place, partial(read, offset=entry.offset, duration=entry.duration))
+        crop_samples = crop_samples or len(samples)
+        start = int(rng.integers(max(0, len(samples) - crop_samples) + 1))
+        return samples[start : start + crop_samples].copy()
+    if crop_samples is None:
+        return read(offset=entry.offset, duration=entry.duration)
+    crop_seconds = crop_samples / sample_rate
+    return read(offset=entry.offset + rng.uniform(0, seconds - crop_seconds), duration=crop_seconds)
+
+
+def modified(path: str) -> float:
+    """When the file was written last; 0 where there is none."""
+    return os.path.getmtime(path) if os.path.exists(path) else 0.0
 
 
 def is_silent(samples: np.ndarray) -> bool:

@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -73,9 +74,17 @@ def test_silence_gets_white_noise_between_the_two_levels(tmp_path, min_db, max_d
 @pytest.mark.parametrize(("offset", "reads"), [(-0.1, 1), (0.0, 1), (0.1, 1), (None, 7)])
 def test_only_silence_is_read_again(tmp_path, monkeypatch, offset, reads):
     """Noise of negative or zero mean is no silence (NeMo 3.0.0 reads it 100 times); offset None: digital silence."""
+    monkeypatch.setattr(data.noise, "KEPT_SECONDS", 0.0)
     tone = np.sin(np.arange(RATE)) * 0.01
     path = tmp_path / "n.wav"
     soundfile.write(path, np.zeros(RATE) if offset is None else tone - tone.mean() + offset, RATE, subtype="FLOAT")
+    calls = count_reads(monkeypatch)
+    load_noise_audio({"audio_filepath": str(path), "duration": 1.0}, RATE, 8000, max_trial=7)
+    assert len(calls) == reads
+
+
+def count_reads(monkeypatch) -> list:
+    """Grows with each call of load_audio in data.noise."""
     calls = []
 
     def counting_load(*args, **options):
@@ -83,8 +92,46 @@ def test_only_silence_is_read_again(tmp_path, monkeypatch, offset, reads):
         return load_audio(*args, **options)
 
     monkeypatch.setattr(data.noise, "load_audio", counting_load)
-    load_noise_audio({"audio_filepath": str(path), "duration": 1.0}, RATE, 8000, max_trial=7)
-    assert len(calls) == reads
+    return calls
+
+
+def test_a_short_noise_is_decoded_once_and_a_changed_file_again(ramp, tmp_path, monkeypatch):
+    calls, rng = count_reads(monkeypatch), np.random.default_rng(0)
+    starts = {start_of(load_noise_audio(ramp, RATE, 4000, rng=rng)[0]) for _ in range(20)}
+    assert len(calls) == 1 and len(starts) > 10
+    load_noise_audio(ramp | {"duration": 0.5}, RATE, 4000, rng=rng)
+    assert len(calls) == 2
+    soundfile.write(tmp_path / "ramp.wav", np.full(RATE, 0.5), RATE)
+    os.utime(tmp_path / "ramp.wav", (1, 1))
+    assert load_noise_audio(ramp, RATE, 4000, rng=rng)[0].min() > 0.4 and len(calls) == 3
+
+
+@pytest.mark.parametrize("num_samples", [4000, 20000])
+def test_what_was_kept_does_not_change_what_is_drawn_nor_is_it_changed(ramp, num_samples):
+    first, again = (
+        load_noise_audio(ramp, RATE, num_samples, pad_to_max=False, rng=np.random.default_rng(1))[0] for _ in "ab"
+    )
+    assert torch.equal(first, again)
+    first.zero_()
+    assert again.all()
+
+
+@pytest.mark.parametrize("kept_seconds", [0.0, 10.0])
+@pytest.mark.parametrize("rate", [RATE, 11025])
+def test_a_crop_is_the_same_sound_read_by_seeking_or_from_what_is_kept(tmp_path, monkeypatch, kept_seconds, rate):
+    sweep = np.sin(np.cumsum(np.linspace(0.01, 0.8, 3 * rate)))
+    soundfile.write(tmp_path / "sweep.wav", 0.5 * sweep, rate, subtype="FLOAT")
+    sample = {"audio_filepath": str(tmp_path / "sweep.wav"), "duration": 2.5, "offset": 0.25}
+    whole = load_audio(sample["audio_filepath"], RATE)
+    monkeypatch.setattr(data.noise, "KEPT_SECONDS", kept_seconds)
+    rng, starts = np.random.default_rng(0), []
+    for _ in range(30):
+        noise, noise_len = load_noise_audio(sample, RATE, 6000, rng=rng)
+        middle = noise.numpy()[500:5500]  # the ends of a piece that was resampled on its own differ
+        starts.append(int(np.correlate(whole, middle, "valid").argmax()) - 500)
+        found = whole[starts[-1] + 500 : starts[-1] + 5500]
+        assert noise_len >= 5999 and np.corrcoef(found, middle)[0, 1] > 0.97
+    assert min(starts) >= 0.25 * RATE - 1 and max(starts) <= 2.75 * RATE - 6000 + 1 and np.ptp(starts) > 20000
 
 
 def test_silence_is_told_by_power():
