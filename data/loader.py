@@ -149,8 +149,8 @@ def build_loader(
 ) -> ResumableLoader:
     """The loader of a data section. Batches depend on (seed, epoch) and the ranks, not on the number of workers.
 
-    dataset: utterances by `Draw`, with `durations`, `collate_fn` and `rejected_lines`. With `batch_duration` a NaN among
-        the durations is an utterance that can't be read.
+    dataset: utterances by `Draw`, with `durations`, `collate_fn` and `rejected_lines`. With `batch_duration`, a NaN
+        among the durations is an utterance that can't be read.
     order: of an epoch; see `EpochSampler`. bucket_of: (number of utterances,) bucket that each is sorted into already.
     fixed_epoch: for evaluation, each epoch as the first. path: of the section, for messages.
     Raises ValueError, in one line, for options that don't go with the data.
@@ -175,7 +175,7 @@ def build_loader(
         key = "batch_size" if settings.batch_duration is None else "batch_duration"
         raise ValueError(
             f"{path}: {len(dataset)} utterances over {world_size} ranks don't fill one batch of "
-            f"{key}={getattr(settings, key)}; lower {key}, or set drop_last=false"
+            f"{key}={getattr(settings, key)} for each; lower {key}, or set drop_last=false"
         )
     if not fixed_epoch:
         report(sampler, durations, path)

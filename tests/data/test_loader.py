@@ -230,11 +230,13 @@ def test_an_unreadable_utterance_has_its_turn_among_the_short_ones(monkeypatch):
 
 
 def test_too_few_utterances_for_one_batch_is_an_error_with_the_remedy():
-    with pytest.raises(ValueError, match=r"2 utterances over 1 ranks don't fill one batch of batch_size=3; lower"):
+    with pytest.raises(
+        ValueError, match=r"2 utterances over 1 ranks don't fill one batch of batch_size=3 for each; lower"
+    ):
         loader(2, drop_last=True)
     with pytest.raises(ValueError, match=r"5 utterances over 2 ranks don't fill one batch"):
         loader(5, drop_last=True, world_size=2)
-    with pytest.raises(ValueError, match=r"of batch_duration=99.0; lower batch_duration"):
+    with pytest.raises(ValueError, match=r"of batch_duration=99.0 for each; lower batch_duration"):
         loader(5, drop_last=True, world_size=8, batch_duration=99.0)
 
 
