@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,8 +47,9 @@ class LhotseAudioNoiseDataset(AudioNoiseDataset):
     talkers: all cuts of an evaluation, so that each is mixed alike in any batch; None: talkers are batch mates.
     rejected_cuts: lines that are no cuts. max_rejected_share: see `DatasetSettings`.
 
-    A cut's random choices derive from (seed, epoch, its id). A cut that can't be used is left out of its batch, as in
-    NeMo 3.0.0, and listed in `batch.rejected`. NeMo decodes at each cut's own rate; here `sample_rate` is the batch's.
+    A cut's random choices derive from (seed, epoch, its id). A cut that can't be used is listed in `batch.rejected`;
+    another of its batch stands in for it, with noise of its own (NeMo 3.0.0 leaves it out). NeMo decodes at each cut's
+    own rate; here `sample_rate` is the batch's.
     """
 
     def __init__(
@@ -103,8 +105,14 @@ class LhotseAudioNoiseDataset(AudioNoiseDataset):
     def __getitem__(self, cuts: "CutDraws | Iterable[Cut]") -> AudioNoiseBatch:
         """Cuts alone, such as a CutSet, are those of epoch 0."""
         epoch, cuts = cuts if isinstance(cuts, CutDraws) else CutDraws(0, cuts)
-        item_of = super().__getitem__
+        cuts, item_of = list(cuts), super().__getitem__
         items = [item_of(Draw(epoch, cut)) for cut in cuts]
+        usable = [cut for cut, item in zip(cuts, items) if item.audio is not None]
+        for place, (cut, item) in enumerate(zip(cuts, items)):
+            if item.audio is None and usable:
+                other = usable[self.generator(Draw(epoch, cut)).integers(len(usable))]
+                stand_in = item_of(Draw(epoch, other, turn=1 + place))
+                items[place] = replace(stand_in, rejected=item.rejected + stand_in.rejected)
         if self.talkers is not None:
             for item in items:
                 item.talkers = None if item.audio is None else self.talkers.without(item.sample_id)
@@ -114,7 +122,7 @@ class LhotseAudioNoiseDataset(AudioNoiseDataset):
 
     def generator(self, draw: Draw) -> np.random.Generator:
         name = hashlib.blake2b(draw.index.id.encode(), digest_size=8).digest()
-        return np.random.default_rng((*self.seed, draw.epoch, int.from_bytes(name, "big")))
+        return super().generator(draw._replace(index=int.from_bytes(name, "big")))
 
     def usable_speech(
         self, cut: "Cut", rng: np.random.Generator, rejected: list[BadSample]
