@@ -306,7 +306,8 @@ def test_drop_last_leaves_out_the_last_short_batch(speech_and_noise):
 
 def test_too_few_utterances_for_one_batch_is_an_error_with_the_remedy(speech_and_noise):
     section = speech_and_noise(batch_size=4, drop_last=True)
-    with pytest.raises(ValueError, match=r"6 utterances over 2 ranks don't fill one batch of batch_size=4 for each; lower"):
+    message = r"6 utterances over 2 ranks don't fill one batch of batch_size=4 for each; lower"
+    with pytest.raises(ValueError, match=message):
         audio_noise_dataloader(section, world_size=2)
 
 
