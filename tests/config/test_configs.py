@@ -18,6 +18,21 @@ EXCEPTIONS = {  # docs: README, "how it differs from NeMo"
     "trainer.check_val_every_n_epoch": None,
     "model.validation_ds.manifest_filepath": None,
 }
+OURS_IN_BOTH_SECTIONS = {
+    "channel_selector": "average",
+    "seed": 0,
+    "min_audio_len_secs": 1.0,
+    "pad_audio_mode": "repeat",
+    "normalize_db": None,
+    "batch_duration": None,
+    "num_buckets": None,
+    "quadratic_duration": None,
+    "rir_manifest": None,
+    "rir_prob": 0.5,
+    "use_lhotse": False,
+    "cuts_path": None,
+    "shar_path": None,
+}
 OURS = {  # keys that NeMo's file doesn't have, each at the value that changes nothing
     "seed": None,
     "init_from_nemo_model": None,
@@ -26,11 +41,9 @@ OURS = {  # keys that NeMo's file doesn't have, each at the value that changes n
     "model.restore_from": None,
     "model.masking.min_masks": 0,
     "model.masking.detach": True,
-    **{f"model.{section}.channel_selector": "average" for section in ("train_ds", "validation_ds")},
-    **{f"model.{section}.seed": 0 for section in ("train_ds", "validation_ds")},
-    **{f"model.{section}.min_audio_len_secs": 1.0 for section in ("train_ds", "validation_ds")},
-    **{f"model.{section}.pad_audio_mode": "repeat" for section in ("train_ds", "validation_ds")},
-    **{f"model.{section}.normalize_db": None for section in ("train_ds", "validation_ds")},
+    **{f"model.train_ds.{key}": value for key, value in OURS_IN_BOTH_SECTIONS.items()},
+    **{f"model.validation_ds.{key}": value for key, value in OURS_IN_BOTH_SECTIONS.items()},
+    "model.train_ds.max_rejected_share": 0.5,  # the one that may stop a run: NeMo stops at the first bad file
     "exp_manager.version": None,
     "exp_manager.explicit_log_dir": None,
     "exp_manager.checkpoint_callback_params.save_last": True,
