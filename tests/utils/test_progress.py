@@ -67,7 +67,7 @@ def test_a_message_begins_on_a_line_of_its_own(capsys, monkeypatch):
     lines = capsys.readouterr().err.split("\n")
     assert [line for line in lines if "message" in line] == [f"WARNING: message {i}" for i in range(3)]
     filters = list(logger.filters)
-    fit(TinyModel(validate=False))
+    fit(TinyModel(validate=False), max_epochs=1)
     assert logger.filters == filters and not any(hasattr(one, "__self__") for one in filters)
 
 
