@@ -60,8 +60,7 @@ class Tally:
 
     @property
     def samples(self) -> Counter[str]:
-        """Reasons of samples, so without noise and impulse responses."""
-        return Counter({why: count for why, count in self.reasons.items() if not why.startswith(tuple(MIXED_IN))})
+        return of_samples(self.reasons)
 
     def __str__(self) -> str:
         """'left out 12 of 5000 samples: 7 unreadable, 5 silent; of what is mixed in: 3 noise_empty'"""
@@ -72,6 +71,11 @@ class Tally:
         if mixed_in := self.reasons - samples:
             text += f"; of what is mixed in: {by_reason(mixed_in)}"
         return text
+
+
+def of_samples(reasons: Counter[str]) -> Counter[str]:
+    """Those of samples, so without those of noise and impulse responses."""
+    return Counter({why: count for why, count in reasons.items() if not why.startswith(tuple(MIXED_IN))})
 
 
 def by_reason(reasons: Counter[str]) -> str:
@@ -146,7 +150,7 @@ class Rejects(Callback):
     are lines of its manifest that can't be used, and `max_rejected_share`, the share of samples, or of lines, that
     may be left out in training. Beyond it training stops with a ValueError in one line: at its start by the lines,
     then by the samples, once ENOUGH_TURNS were drawn or an epoch ends. It stops too where an epoch had nothing to
-    train on. What is mixed into samples (MIXED_IN) is listed, and doesn't count.
+    train on. What is mixed into samples (MIXED_IN), and lines that name it, is listed, and doesn't count.
     Logs `train_rejected_samples` and `val_rejected_samples`, summed over ranks; those of training since its start.
     Source: ours; NeMo 3.0.0 stops at the first file that it can't read.
     """
@@ -155,7 +159,7 @@ class Rejects(Callback):
         self._list = RejectsList(folder)
         self._trained, self._epoch, self._evaluated = Tally(), Tally(), Tally()  # of this rank
         self._batches = 0
-        self._bad_lines = 0
+        self._lines: Counter[str] = Counter()  # reasons of manifest lines that can't be used
         self._max_share = 1.0
         self._has_said_all = True
 
@@ -169,10 +173,11 @@ class Rejects(Callback):
         self._has_said_all = False
         share = from_loaders(trainer.train_dataloader, "max_rejected_share")
         self._max_share = min([1.0 if value is None else value for value in share], default=1.0)
-        self._bad_lines = self._take_lines(trainer, trainer.train_dataloader)
+        self._lines = self._take_lines(trainer, trainer.train_dataloader)
         if good_lines := num_samples(trainer.train_dataloader):
-            total = good_lines + self._bad_lines
-            self._judge(self._bad_lines, total, f"left out {self._bad_lines} of {total} manifest lines: bad_entry")
+            bad = of_samples(self._lines)
+            total, why = good_lines + bad.total(), ", ".join(bad)
+            self._judge(bad.total(), total, f"left out {bad.total()} of {total} manifest lines: {why}")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         self._take(batch, self._epoch)
@@ -229,12 +234,12 @@ class Rejects(Callback):
 
     # both
 
-    def _take_lines(self, trainer: Trainer, loaders: object) -> int:
-        """List the manifest lines that can't be used, which all ranks know alike; returns how many they are."""
+    def _take_lines(self, trainer: Trainer, loaders: object) -> Counter[str]:
+        """List the manifest lines that can't be used, which all ranks know alike; returns their reasons."""
         lines = [bad for found in from_loaders(loaders, "rejected_lines") for bad in found]
         for bad in lines if trainer.is_global_zero else ():
             self._list.take(bad)
-        return len(lines)
+        return Counter(bad.reason for bad in lines)
 
     def _take(self, batch: object, tally: Tally) -> None:
         if hasattr(batch, "rejected"):  # not of a data set of someone else's
@@ -262,8 +267,8 @@ class Rejects(Callback):
 
     def _sum_up(self, tally: Tally) -> None:
         """The summary of training, once."""
-        if not self._has_said_all and (tally.turns or self._bad_lines):
-            lines = f"; of manifest lines: {self._bad_lines} bad_entry" if self._bad_lines else ""
+        if not self._has_said_all and (tally.turns or self._lines):
+            lines = f"; of manifest lines: {by_reason(self._lines)}" if self._lines else ""
             see = str(self._list) if tally.reasons or lines else ""
             logger.info(f"{tally}{lines}{see}")
         self._has_said_all = True

@@ -312,6 +312,17 @@ def test_bad_manifest_lines_stop_the_run_at_its_start(tmp_path):
     fit(Model([batch(), batch()], lines=lines, max_share=0.6))
 
 
+@pytest.mark.parametrize("reason", ["noise_bad_entry", "rir_bad_entry"])
+def test_bad_lines_of_what_is_mixed_in_are_listed_and_stop_nothing(tmp_path, caplog, reason):
+    lines = tuple(LINE._replace(line=number, reason=reason) for number in range(20))
+    assert fit(Model([batch()] * 6, lines=lines, max_share=0.0), tmp_path).global_step == 6
+    assert len(listed(tmp_path)) == 20
+    assert (
+        f"left out none of 12 samples; of manifest lines: 20 {reason}; see {tmp_path / 'rejects.jsonl'}"
+        in caplog.messages
+    )
+
+
 def test_where_nothing_could_be_read_training_stops_at_any_share():
     everything = Emptied(rejected=(bad(1), bad(2)), turns=2)
     with pytest.raises(ValueError, match=r"^none of the 4 samples drawn from model\.train_ds could be read"):
