@@ -5,13 +5,15 @@
     python tools/doctor.py train.json --fix                  writes train.clean.json beside it
     python tools/doctor.py tarred/tarred_audio_manifest.json --tarred_audio_filepaths tarred/audio__OP_0..7_CL_.tar
 
-Every line is read as a data set reads it, in parallel, and either used or rejected for the same reason. Exit code: 0,
-all lines are used; 1, some are rejected, or none is left; 2, the check couldn't be made.
+Every line is read as a data set reads it, in parallel, and either used, left out for its duration, or rejected for the
+same reason. Exit code: 0, none is rejected; 1, some are, or none is left to use; 2, the check couldn't be made; 130,
+interrupted.
 """
 
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -71,13 +73,14 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fix", action="store_true", help="write NAME.clean.json beside each manifest")
     parser.add_argument("--force", action="store_true", help="let --fix overwrite existing files")
     args = parser.parse_args(arguments)
+    lowest, highest = args.min_duration or 0.0, math.inf if args.max_duration is None else args.max_duration
     for name, is_right, right in (
         ("sample_rate", args.sample_rate >= 1, "at least 1"),
         ("num_workers", args.num_workers >= 0, "at least 0; 0 checks in this process, which a broken file may end"),
         ("timeout", args.timeout > 0, "above 0"),
-        ("min_duration", (args.min_duration or 0) >= 0, "0 or more"),
-        ("max_duration", (args.max_duration or 0) >= 0, "0 or more"),
-        ("max_duration", not (args.max_duration or 0) < (args.min_duration or 0), "at least --min_duration"),
+        ("min_duration", lowest >= 0, "0 or more"),
+        ("max_duration", highest >= 0, "0 or more"),
+        ("max_duration", highest >= lowest, "at least --min_duration"),
     ):
         if not is_right:
             parser.error(f"--{name}={getattr(args, name)} is not {right}")
