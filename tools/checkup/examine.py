@@ -26,7 +26,8 @@ class Measures(NamedTuple):
     """What the audio of a line is like, before it is mixed down or resampled.
 
     seconds: of the piece that the line names, decoded. whole_seconds: from its offset to the end of the file.
-    dc, level_db, peak, clipped: see `Gauge`; relative to full scale, `clipped` to all samples.
+    dc, level_db, clipped: see `Gauge`; relative to full scale, `clipped` to all samples.
+    power_db: of noise, mixed down, its mean included; NaN for speech.
     content: hash of the samples.
     """
 
@@ -37,7 +38,7 @@ class Measures(NamedTuple):
     format: str = ""
     dc: float = 0.0
     level_db: float = -math.inf
-    peak: float = 0.0
+    power_db: float = math.nan
     clipped: float = 0.0
     content: int = 0
 
@@ -104,7 +105,7 @@ class Examiner:
             kind = f"{file.format} {file.subtype}"
             stated_end = start + int(utterance.duration * rate) if utterance.duration else file.frames
             end = true_end(file, stated_end)
-        read_usable(
+        samples, _ = read_usable(
             table.open(row),
             offset=utterance.offset,
             duration=utterance.duration,
@@ -120,7 +121,7 @@ class Examiner:
             format=kind,
             dc=gauge.dc,
             level_db=gauge.level_db,
-            peak=gauge.peak,
+            power_db=mean_power_db(samples) if self.noise else math.nan,
             clipped=gauge.clipped / (gauge.count * len(gauge.total)),
             content=short_hash(gauge.digest),
         )
@@ -129,13 +130,13 @@ class Examiner:
 class Gauge:
     """Measures audio block by block, (n, channels) each, so that a long file takes no memory for it.
 
-    count: samples per channel. peak: largest magnitude. clipped: samples of all channels at `full_scale` or beyond.
+    count: samples per channel. clipped: samples of all channels at `full_scale` or beyond.
     digest: hash of rate, channels and samples.
     """
 
     def __init__(self, channels: int, sample_rate: int, full_scale: float):
         self.full_scale = full_scale
-        self.count, self.peak, self.clipped = 0, 0.0, 0
+        self.count, self.clipped = 0, 0
         self.total, self.squares = np.zeros(channels), np.zeros(channels)
         self.digest = new_hash(f"{sample_rate} {channels}".encode())
 
@@ -151,7 +152,6 @@ class Gauge:
             channels = np.nan_to_num(channels, nan=0.0, posinf=0.0, neginf=0.0)
             peak = float(np.abs(channels).max())
         self.count += channels.shape[1]
-        self.peak = max(self.peak, peak)
         self.total += channels.sum(axis=1)
         self.squares += np.einsum("cn,cn->c", channels, channels)
         if peak >= self.full_scale:
@@ -166,8 +166,16 @@ class Gauge:
     @property
     def level_db(self) -> float:
         """RMS around the mean, of the loudest channel."""
-        variance = float((self.squares / self.count - (self.total / self.count) ** 2).max())
-        return 10 * math.log10(variance) if variance > 0 else -math.inf
+        return decibels(float((self.squares / self.count - (self.total / self.count) ** 2).max()))
+
+
+def mean_power_db(samples: np.ndarray) -> float:
+    """Of (N,) samples, summed as float64 without a copy of them."""
+    return decibels(float(np.einsum("n,n->", samples, samples, dtype=np.float64)) / len(samples))
+
+
+def decibels(power: float) -> float:
+    return 10 * math.log10(power) if power > 0 else -math.inf
 
 
 def listed(utterance: Utterance, status: int, reason: str = "", detail: str = "") -> Examination:

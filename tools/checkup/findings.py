@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.noise import SILENCE_DB
 from parts.preprocessing.manifest import UtteranceTable, manifest_lines
 from tools.checkup.examine import USED
 from tools.checkup.examined import Examined
@@ -13,7 +14,6 @@ from tools.checkup.examined import Examined
 DC_OFFSET = 0.01  # of full scale; a tenth of what loud speech has
 CLIPPED_SHARE = 1e-3  # of the samples: one in a thousand at full scale is heard
 LOW_LEVEL_DB = -60.0  # 16-bit rounding is at -98
-SILENT_PEAK = 1e-4
 
 
 class Finding(NamedTuple):
@@ -122,9 +122,9 @@ FINDINGS: dict[str, Finding] = {
         lambda examined: where_true(examined.rows["rate"] < examined.sample_rate, examined.rows["rate"]),
     ),
     "silent_noise": Finding(
-        f"are silent (no sample above {SILENT_PEAK:g}); only --noise lets such lines pass",
-        "A run adds faint white noise instead; drop them if that isn't wanted.",
-        lambda examined: where_true(examined.rows["peak"] <= SILENT_PEAK),
+        f"are silent noise (mean power below {SILENCE_DB:g} dB of full scale)",
+        "A run adds faint white noise to them; drop them if that isn't wanted.",
+        lambda examined: where_true(examined.rows["power_db"] < SILENCE_DB),
         has_size=False,
     ),
 }
