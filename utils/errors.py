@@ -25,17 +25,20 @@ LIGHTNING = Path(lightning.pytorch.__file__).parent
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Print a user's error as `error: ...` and exit with 1; NEST_SSL_TRACEBACK=1 in the environment shows all of it."""
+def one_line_errors(exit_code: int = 1, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Print a user's error as `error: ...` and exit; NEST_SSL_TRACEBACK=1 in the environment shows all of it.
+
+    also: errors that are a user's wherever they are raised, as OSError is in a program that only writes files.
+    """
     try:
         yield
     except Exception as error:
-        message = users_mistake(error)
+        message = str(error) if isinstance(error, also) else users_mistake(error)
         if message is None or os.environ.get(SHOW_TRACEBACK):
             raise
         who = f"error (rank {rank()})" if rank() else "error"
         print(f"{who}: {' '.join(message.split())}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(exit_code)
 
 
 def users_mistake(error: Exception) -> str | None:

@@ -42,6 +42,14 @@ def test_lightnings_complaint_about_an_option_is_a_users_mistake(capsys):
     assert capsys.readouterr().err.startswith("error: ")
 
 
+def test_a_program_that_writes_files_says_which_one_it_cannot_write(tmp_path, capsys):
+    with pytest.raises(FileNotFoundError), one_line_errors(2):  # innermost is pathlib
+        (tmp_path / "no" / "folder").mkdir()
+    with pytest.raises(SystemExit) as exit_info, one_line_errors(2, also=(OSError,)):
+        (tmp_path / "no" / "folder").mkdir()
+    assert exit_info.value.code == 2 and "folder" in capsys.readouterr().err
+
+
 def test_an_error_inside_torch_keeps_its_traceback():
     with pytest.raises(RuntimeError), one_line_errors():
         torchs()
