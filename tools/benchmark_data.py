@@ -1,6 +1,6 @@
 """How fast data is loaded and mixed, beside NeMo 3.0.0 where that is installed.
 
-    python tools/benchmark_data.py --data ../shared/data [--nemo-python PATH] [--workers N] [--json FILE]
+    python tools/benchmark_data.py --data ../shared/data [--nemo_python PATH] [--workers N] [--json FILE]
 
 Measures, on both sides in turn and on the same files with the same workers:
   mixing       MultiSpeakerNoiseAugmentation on 8 utterances of 15, 30 and 60 s
@@ -34,8 +34,10 @@ import soundfile
 from data.batching import padding_waste
 from data.ssl_dataset import audio_noise_dataloader
 from tools.benchmark.worker import ANSWER
+from utils.errors import one_line_errors
 
 ROOT = Path(__file__).resolve().parents[1]
+MANIFESTS = ("speech_train.json", "noise_train.json")
 MIX_SECONDS = (15, 30, 60)
 MIXING = {  # of the shipped config, but every utterance is mixed, in up to 5 segments of up to 4 talkers
     "prob": 1.0, "noise_ratio": 0.5, "min_r_speech": -5.0, "max_r_speech": 5.0, "min_r_noise": -5.0,
@@ -230,7 +232,7 @@ def read_lines(manifest: Path) -> list[dict]:
     return [e | {"audio_filepath": str((manifest.parent / e["audio_filepath"]).resolve())} for e in entries]
 
 
-def write_lines(path: Path, entries: list[dict]) -> Path:
+def write_manifest(path: Path, entries: list[dict]) -> Path:
     path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
     return path
 
@@ -239,7 +241,7 @@ def pick_lines(manifest: Path, path: Path, count: int) -> Path:
     """A random choice of lines, the same each time."""
     entries = read_lines(manifest)
     chosen = np.random.default_rng(0).permutation(len(entries))[:count]
-    return write_lines(path, [entries[i] for i in chosen])
+    return write_manifest(path, [entries[i] for i in chosen])
 
 
 def repeat_lines(manifest: Path, path: Path, count: int) -> Path:
@@ -261,36 +263,46 @@ def write_noise(manifest: Path, folder: Path, mean: float) -> Path:
         samples = samples - samples.mean(axis=0) + mean
         entry["audio_filepath"] = str(folder / f"{number}.flac")
         soundfile.write(entry["audio_filepath"], samples.clip(-1, 1), rate)
-    return write_lines(folder / "noise.json", entries)
+    return write_manifest(folder / "noise.json", entries)
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with manifests/speech_train.json and others")
-    parser.add_argument("--nemo-python", metavar="PATH", help="python of an environment with nemo_toolkit[asr] 3.0.0")
+    parser.add_argument("--nemo_python", metavar="PATH", help="python of an environment with nemo_toolkit[asr] 3.0.0")
     parser.add_argument("--workers", type=int, default=0, help="loader workers of both sides, for items")
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--lines", type=int, default=1_000_000, help="of the long manifest")
     parser.add_argument("--only", nargs="+", choices=[*GOALS, "padding"], default=[*GOALS, "padding"])
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures there")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main() -> None:
-    args = parse_arguments()
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_arguments(arguments)
+    with one_line_errors(2, also=(OSError,)):
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
+    for name in MANIFESTS:
+        if not (args.data / "manifests" / name).is_file():
+            raise FileNotFoundError(f"--data={args.data} has no manifests/{name}; give the folder that has it")
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
     pythons = {"ours": sys.executable} | ({"nemo": args.nemo_python} if args.nemo_python else {})
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         measures = {
             "mixing": lambda: measure_mixing(pythons, args.repetitions),
             "items": lambda: measure_items(pythons, args.repetitions, args.data, folder, args.workers, args.batch_size),
             "first batch": lambda: measure_first_batch(pythons, args.repetitions, args.data, folder, args.lines),
             "padding": lambda: measure_padding(args.data, args.batch_size),
         }
-        for measure in args.only:
-            for row in measures[measure]():
+        for name in args.only:
+            for row in measures[name]():
                 rows.append(row)
                 print(*row.cells(), sep="  ", flush=True)
     print("\n" + markdown(rows))

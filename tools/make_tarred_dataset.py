@@ -8,12 +8,13 @@
     tarred/sharded_manifests/manifest_0.json ...  the lines of each shard
     tarred/tarred_audio_manifest.json             all lines
     tarred/metadata.yaml                          how it was made
-    tarred/rejected.jsonl                         what was left out and why, if anything was
+    tarred/rejects.jsonl                          what was left out and why, if anything was
 
 Stopped and started again with the same arguments, it goes on behind the shards that are finished. Every member is read
 back before its shard counts. Options are NeMo's, but that by default no utterance is left out to make shards equal
 (--equal_shards), a duration may equal --max_duration, and lines of one file keep its name (NeMo's script calls them
-name-sub1, name-sub2, which NeMo 3.0.0 doesn't find again).
+name-sub1, name-sub2, which NeMo 3.0.0 doesn't find again). Exit code: 0, all audio is packed; 1, some had to be left
+out; 2, the shards couldn't be written.
 """
 
 import argparse
@@ -35,20 +36,28 @@ from parts.preprocessing.manifest import keep_durations, read_manifests
 from parts.preprocessing.utterances import UtteranceTable
 from tools.tarring.plan import Shard, missing_files, plan_shards
 from tools.tarring.shards import CONTAINERS, ShardReport, write_lines, write_shard
+from utils.errors import one_line_errors
 
+COMPLETE, INCOMPLETE, NOT_DONE = 0, 1, 2
+MANIFEST = "tarred_audio_manifest.json"
 SHARD_PATTERN = "audio__OP_0..{last}_CL_.tar"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 0, or 1 if audio had to be left out."""
     args = parse_arguments(arguments)
-    try:
-        table = read_manifests(args.manifest_path, "--manifest_path")
-        table = keep_durations(table, args.min_duration, args.max_duration, "--manifest_path")
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"make_tarred_dataset: {error}") from None
+    with one_line_errors(NOT_DONE, also=(OSError,)):
+        return pack(args)
+
+
+def pack(args: argparse.Namespace) -> int:
+    """Write one data set, or one for each bucket; returns COMPLETE or INCOMPLETE."""
+    table = read_manifests(args.manifest_path, "--manifest_path")
+    table = keep_durations(table, args.min_duration, args.max_duration, "--manifest_path")
     parts = [(args.target_dir, table)] if args.buckets_num == 1 else list(buckets(table, args))
-    return max(make(folder, part, args) for folder, part in parts)
+    left_out = sum(make(folder, part, args) for folder, part in parts)
+    if not args.dry_run:
+        print(train_command([folder for folder, _ in parts], args.num_shards))
+    return INCOMPLETE if left_out else COMPLETE
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -97,13 +106,13 @@ def buckets(table: UtteranceTable, args: argparse.Namespace) -> Iterator[tuple[P
 
 
 def make(folder: Path, table: UtteranceTable, args: argparse.Namespace) -> int:
-    """Write one data set; returns 1 if audio had to be left out."""
+    """Write one data set; returns how many lines or files had to be left out."""
     rejected = [*table.rejected, *missing_files(table)]
     absent = {(bad.manifest, bad.line) for bad in rejected}
     rows = [row for row, entry in enumerate(_places(table)) if entry not in absent]
     if len(rows) < args.num_shards:
-        raise SystemExit(
-            f"make_tarred_dataset: {len(rows)} utterances don't fill --num_shards={args.num_shards} for {folder}; "
+        raise ValueError(
+            f"{len(rows)} utterances don't fill --num_shards={args.num_shards} for {folder}; "
             "lower it" + (" or --buckets_num" if args.buckets_num > 1 else "")
         )
     shards = plan_shards(
@@ -127,11 +136,11 @@ def make(folder: Path, table: UtteranceTable, args: argparse.Namespace) -> int:
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     reports = write_all(shards, folder, args)
-    write_lines(folder / "tarred_audio_manifest.json", [line for report in reports for line in report.lines])
+    write_lines(folder / MANIFEST, [line for report in reports for line in report.lines])
     write_metadata(folder / "metadata.yaml", args, len(table), min(counts))
     rejected += [bad for report in reports for bad in report.rejected]
     tell(folder, reports, rejected)
-    return int(bool(rejected))
+    return len(rejected)
 
 
 def _places(table: UtteranceTable) -> Iterable[tuple[str, int]]:
@@ -183,16 +192,25 @@ def tell(folder: Path, reports: list[ShardReport], rejected: list[BadSample]) ->
     print(
         f"{folder}: {len(reports)} shards, {size:.1f} MB" + (f"; {there} of them were there already" if there else "")
     )
-    listing = folder / "rejected.jsonl"
+    listing = folder / "rejects.jsonl"
     listing.unlink(missing_ok=True)
     if rejected:
         write_lines(listing, [bad._asdict() for bad in rejected])
         print(f"{len(rejected)} lines or files can't be used and are left out, see {listing}", file=sys.stderr)
-    tars = folder / SHARD_PATTERN.format(last=len(reports) - 1)
-    print(
+
+
+def train_command(folders: list[Path], num_shards: int) -> str:
+    """Several folders are buckets: lists of lists."""
+    manifests = [(folder / MANIFEST).as_posix() for folder in folders]
+    tars = [(folder / SHARD_PATTERN.format(last=num_shards - 1)).as_posix() for folder in folders]
+
+    def value(paths: list[str]) -> str:
+        return paths[0] if len(paths) == 1 else f"[{','.join(f'[{path}]' for path in paths)}]"
+
+    return (
         "Train on it with\n  model.train_ds.is_tarred=true "
-        f"model.train_ds.manifest_filepath={folder / 'tarred_audio_manifest.json'} "
-        f"model.train_ds.tarred_audio_filepaths={tars}"
+        f"'model.train_ds.manifest_filepath={value(manifests)}' "
+        f"'model.train_ds.tarred_audio_filepaths={value(tars)}'"
     )
 
 

@@ -96,6 +96,17 @@ def test_the_program_prints_a_table_and_writes_its_figures(data):
     assert len(rows) == 6 and all(row["ours"] for row in rows) and done.stdout.count("\n| ") == 8
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"), [([], "no manifests/speech_train.json"), (["--nemo_python", "no/python"], "no/python")]
+)
+def test_what_cannot_be_measured_ends_with_2_and_one_line(arguments, message, tmp_path, data, capsys):
+    folder = data if arguments else tmp_path / "nowhere"
+    with pytest.raises(SystemExit) as stop:
+        benchmark_data.main(["--data", str(folder), "--only", "mixing", *arguments])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and message in said and said.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_a_job_that_fails_is_reported_with_its_reason(tmp_path):
     with benchmark_data.Worker(sys.executable, "ours") as worker, pytest.raises(SystemExit, match="manifest"):

@@ -1,14 +1,17 @@
 import io
 import json
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 import tools.tarring.shards
+from data.ssl_dataset import audio_noise_dataloader
 from data.tar_index import tar_index
 from data.tarred import TarTable, tar_table
 from parts.preprocessing.segment import load_audio
@@ -149,6 +152,26 @@ def test_buckets_divide_the_durations(source, tmp_path):
     assert durations == [[0.5, 0.6, 0.7], [0.8, 0.9, 1.0, 1.1]]
 
 
+@pytest.mark.parametrize("buckets", [1, 2])
+def test_the_command_that_is_printed_reads_all_that_was_written(source, tmp_path, capsys, buckets):
+    bounds = ("--min_duration", "0.5", "--max_duration", "1.1")
+    run(source, tmp_path / "out", "--num_shards", "2", "--buckets_num", str(buckets), *bounds)
+    overrides = shlex.split(capsys.readouterr().out.partition("Train on it with")[2])
+    keys = {one.get_key_element(): one.value() for one in OverridesParser.create().parse_overrides(overrides)}
+    section = {key.removeprefix("model.train_ds."): value for key, value in keys.items()}
+    assert len(section) == 3
+    loader = audio_noise_dataloader(section | {"sample_rate": RATE, "shuffle": False, "batch_size": 1})
+    assert len(loader) == 7
+
+
+def test_what_cannot_be_written_ends_with_2_and_one_line(source, tmp_path, capsys):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(SystemExit) as stop:
+        run(source, tmp_path / "file" / "out", "--num_shards", "1")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
 def test_a_second_run_goes_on_where_the_first_stopped(source, tmp_path, monkeypatch):
     target, written = tmp_path / "out", []
     options = ("--num_shards", "4", "--workers", "1")
@@ -185,10 +208,11 @@ def test_a_finished_set_is_not_written_again_unless_it_would_differ(source, tmp_
     assert audio_of(read(tmp_path / "out", 2)) == audio_of_source(source)
 
 
-def test_a_tar_that_reads_back_wrong_is_no_shard(source, tmp_path, monkeypatch):
+def test_a_tar_that_reads_back_wrong_is_no_shard(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tools.tarring.shards, "add", lambda tar, name, content: None)
-    with pytest.raises(RuntimeError, match=r"audio_0.tar.part doesn't read back"):
+    with pytest.raises(SystemExit) as stop:
         run(source, tmp_path / "out", "--num_shards", "1")
+    assert stop.value.code == 2 and "audio_0.tar.part doesn't read back" in capsys.readouterr().err
     assert not (tmp_path / "out" / "audio_0.tar").exists()
 
 
@@ -197,7 +221,7 @@ def test_what_cannot_be_packed_is_listed_and_the_rest_packed(source, tmp_path):
     (source.parent / "a_x.wav").write_bytes(b"no audio")
     soundfile.write(source.parent / "z.wav", np.full(9000, np.nan), RATE, subtype="FLOAT")  # FLAC would make it finite
     assert run(source, tmp_path / "out", "--num_shards", "2", "--force_codec", "flac") == 1
-    with open(tmp_path / "out" / "rejected.jsonl") as lines:
+    with open(tmp_path / "out" / "rejects.jsonl") as lines:
         rejected = {os.path.basename(bad["path"]): (bad["reason"], bad["line"]) for bad in map(json.loads, lines)}
     assert rejected == {"v.wav": ("unreadable", 7), "a_x.wav": ("unreadable", 5), "z.wav": ("non_finite", 4)}
     kept = audio_of(read(tmp_path / "out", 2))
@@ -224,4 +248,4 @@ def test_a_dry_run_writes_nothing(source, tmp_path, capsys):
 def test_wrong_arguments_are_refused_by_name(source, tmp_path, capsys, options, message):
     with pytest.raises(SystemExit) as error:
         run(source, tmp_path / "out", *options)
-    assert message in str(error.value) + capsys.readouterr().err
+    assert error.value.code == 2 and message in capsys.readouterr().err

@@ -42,7 +42,7 @@ class Side:
         """Seconds for mixing one batch of utterances of this length, each with noise of its length."""
         rng = np.random.default_rng(seed)
         audio, noise = (
-            torch.from_numpy(0.1 * rng.standard_normal((batch_size, int(seconds * RATE)), np.float32)) for _ in "an"
+            torch.from_numpy(0.1 * rng.standard_normal((batch_size, int(seconds * RATE)), np.float32)) for _ in range(2)
         )
         lengths = torch.full((batch_size,), audio.shape[1])
         batch = self.datasets.AudioNoiseBatch(

@@ -48,7 +48,7 @@ def write_shard(shard: Shard, folder: Path, codec: str | None, on_member: Callab
 
     codec: a key of CONTAINERS; None: files as they are.
     on_member: called after each member.
-    Raises RuntimeError where the tar doesn't read back as it was written.
+    Raises OSError where the tar doesn't read back as it was written.
     """
     final = tar_path(folder, shard.number)
     if is_finished(shard, folder):
@@ -167,7 +167,7 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def verify(tar: Path, checksums: dict[str, int]) -> TarIndex:
-    """Read every member back through a new index, and return that. Raises RuntimeError."""
+    """Read every member back through a new index, and return that. Raises OSError."""
     with open(tar, "rb") as file:
         index = walk(file)
         found = {
@@ -175,7 +175,7 @@ def verify(tar: Path, checksums: dict[str, int]) -> TarIndex:
             for name, start, size in zip(index.names, index.starts, index.sizes, strict=True)
         }
     if index.cut_off or found != checksums:
-        raise RuntimeError(f"{tar} doesn't read back as it was written; check the disk, then run again")
+        raise OSError(f"{tar} doesn't read back as it was written; check the disk, then run again")
     return index
 
 
