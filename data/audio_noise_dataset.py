@@ -23,7 +23,7 @@ from parts.preprocessing.perturb import Augmentor, build_augmentor
 from parts.preprocessing.reverberation import RoomImpulseResponses
 from parts.preprocessing.segment import BadAudio, ChannelSelector
 from parts.preprocessing.utterances import UtteranceTable
-from utils.rejects import log_reject
+from utils.rejects_list import log_reject
 
 MAX_REPLACEMENTS = 20  # other samples tried for one that can't be used
 SIMILAR = 1000  # how many are next to it in length, of which they are drawn

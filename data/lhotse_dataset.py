@@ -23,7 +23,7 @@ from parts.preprocessing.perturb import Augmentor
 from parts.preprocessing.segment import BadAudio, ChannelSelector
 from parts.preprocessing.utterances import UtteranceTable
 from utils.logging import logger
-from utils.rejects import log_reject
+from utils.rejects_list import log_reject
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

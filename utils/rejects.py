@@ -1,11 +1,8 @@
 """Samples that were left out: each is said once, all are listed in the run's folder, too many of them stop the run."""
 
-import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -13,33 +10,10 @@ from lightning.pytorch.callbacks import Callback
 from utils.loaders import from_loaders, num_samples
 from utils.logging import logger
 from utils.ranks import from_all_ranks
+from utils.rejects_list import MIXED_IN, RejectsList
 
-FILE_NAME, FILE_NAME_OF_RANK, ALL_FILES = "rejects.jsonl", "rejects_rank{}.jsonl", "rejects*.jsonl"
-KEYS = ("manifest", "line", "path", "reason", "detail")  # of a line in the file
-MIXED_IN = {  # how reasons begin that concern no sample, but what is mixed into it, and what is said of such a file
-    "noise_": "noise replaced by another",
-    "rir_": "impulse response replaced by another",
-}
 ENOUGH_TURNS = 200  # before a share is judged inside an epoch
 BATCHES_BETWEEN = 25  # two judgements: ranks wait for each other there, which is too much for every step
-
-
-class Rejected(Protocol):
-    """What a batch or a manifest says of a sample that it left out; see `BadSample` in parts/batch_types.py."""
-
-    path: str
-    reason: str
-    detail: str
-    manifest: str
-    line: int
-
-
-def log_reject(bad: Rejected) -> None:
-    """Say what was left out, and why, once per process."""
-    place = f"{bad.manifest}:{bad.line}" if bad.manifest else ""
-    verb = next((verb for prefix, verb in MIXED_IN.items() if bad.reason.startswith(prefix)), "left out")
-    where = f", {place}" if bad.path and place else ""
-    logger.error(f"{verb}: {bad.path or place}: {bad.reason} ({bad.detail}){where}", extra={"once": True})
 
 
 @dataclass
@@ -81,65 +55,6 @@ def of_samples(reasons: Counter[str]) -> Counter[str]:
 def by_reason(reasons: Counter[str]) -> str:
     """'7 unreadable, 5 silent'"""
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-
-
-class RejectsList:
-    """The file that lists what was left out, one JSON object with KEYS per line; each entry is logged and written once.
-
-    A line is appended by one write, so a run that is killed leaves whole lines; one that a full disk or a power cut
-    broke is closed by a line end. What any rank listed in the folder before isn't listed again.
-    """
-
-    def __init__(self, folder: Path | None):
-        self._folder = folder
-        self._path: Path | None = None
-        self._known: set[tuple] = set()
-
-    def open(self, rank: int) -> None:
-        if self._folder is None:
-            return
-        self._folder.mkdir(parents=True, exist_ok=True)  # where a rank of another machine has a disk of its own
-        self._path = self._folder / (FILE_NAME_OF_RANK.format(rank) if rank else FILE_NAME)
-        for path in self._folder.glob(ALL_FILES):
-            self._known.update(map(name_of, read_entries(path)))
-        if ends_inside_a_line(self._path):
-            self._append(b"\n")
-
-    def take(self, bad: Rejected) -> None:
-        log_reject(bad)
-        entry = {key: getattr(bad, key) for key in KEYS}
-        if self._path is not None and name_of(entry) not in self._known:
-            self._known.add(name_of(entry))
-            text = json.dumps(entry, ensure_ascii=False)
-            self._append(text.encode("utf-8", "backslashreplace") + b"\n")  # of lone surrogates: JSON writes them so
-
-    def _append(self, line: bytes) -> None:
-        with open(self._path, "ab", buffering=0) as file:
-            file.write(line)
-
-    def __str__(self) -> str:
-        """Where to look, for the end of a sentence."""
-        return "" if self._folder is None else f"; see {self._folder / FILE_NAME}"
-
-
-def name_of(entry: dict) -> tuple:
-    """What makes an entry another one: a file may be listed in several lines, with other offsets."""
-    return entry["manifest"], entry["line"], entry["path"]
-
-
-def read_entries(path: Path) -> Iterator[dict]:
-    """The whole entries of a list, one after the other; a cut line is none."""
-    for line in path.read_bytes().splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and entry.keys() >= {*KEYS}:
-            yield entry
-
-
-def ends_inside_a_line(path: Path) -> bool:
-    return path.exists() and not (path.read_bytes() or b"\n").endswith(b"\n")
 
 
 class Rejects(Callback):

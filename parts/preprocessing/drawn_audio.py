@@ -8,7 +8,7 @@ import numpy as np
 from parts.batch_types import BadSample
 from parts.preprocessing.manifest import Utterance
 from parts.preprocessing.segment import BadAudio
-from utils.logging import logger
+from utils.rejects_list import log_reject, log_reject_in_main
 
 MAX_TRIALS = 20  # NeMo's `sample_noise`
 Loaded = TypeVar("Loaded")
@@ -26,7 +26,8 @@ def draw_audio(
     """What `load` makes of a random line; None when `max_trials` lines in a row raise BadAudio.
 
     files: lines as utterances, or as the dicts that NeMo's users have.
-    rejected: gets the unusable ones, with the reason "<kind>_<reason>"; without such a list they are logged.
+    kind: noise or rir, how the reasons of the unusable ones begin (see utils/rejects_list.py).
+    rejected: gets the unusable ones. They are logged as well; in a loader's worker only where there is no such list.
     """
     for _ in range(max_trials if len(files) else 0):
         entry = as_utterance(files[int(rng.integers(len(files)))])
@@ -35,8 +36,9 @@ def draw_audio(
         except BadAudio as error:
             bad = BadSample(entry.audio_filepath, f"{kind}_{error.reason}", str(error), entry.manifest, entry.line)
             if rejected is None:
-                logger.error("replaced by another: %s: %s (%s)", *bad[:3], extra={"once": True})
+                log_reject(bad)
             else:
+                log_reject_in_main(bad)
                 rejected.append(bad)
     return None
 

@@ -29,7 +29,7 @@ class Perturbation:
     sample_rate: int
     path: str
 
-    def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample]) -> np.ndarray:
+    def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample] | None) -> np.ndarray:
         """(N,) float32 -> (M,). rejected: gets the files that can't be used."""
         raise NotImplementedError
 
@@ -56,7 +56,7 @@ class Gain(Perturbation):
     def __post_init__(self):
         self.check_range("min_gain_dbfs", "max_gain_dbfs")
 
-    def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample]) -> np.ndarray:
+    def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample] | None) -> np.ndarray:
         return amplify(samples, rng.uniform(self.min_gain_dbfs, self.max_gain_dbfs))
 
 
@@ -89,7 +89,7 @@ class Speed(Perturbation):
             raise ValueError(f"{self.path}.num_rates={self.num_rates!r} is not a whole number")
         info_once(f"{self.path}: resampled by soxr (HQ), for every resample_type")
 
-    def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample]) -> np.ndarray:
+    def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample] | None) -> np.ndarray:
         if self.num_rates > 0:
             rate = rng.choice(np.linspace(self.min_speed_rate, self.max_speed_rate, self.num_rates))
         else:
@@ -110,7 +110,7 @@ class WhiteNoise(Perturbation):
     def __post_init__(self):
         self.check_range("min_level", "max_level")
 
-    def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample]) -> np.ndarray:
+    def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample] | None) -> np.ndarray:
         return samples + white_noise(len(samples), int(self.min_level), int(self.max_level), rng)
 
 
@@ -124,7 +124,7 @@ class Shift(Perturbation):
     def __post_init__(self):
         self.check_range("min_shift_ms", "max_shift_ms")
 
-    def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample]) -> np.ndarray:
+    def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample] | None) -> np.ndarray:
         return shift_earlier(samples, rng.uniform(self.min_shift_ms, self.max_shift_ms), self.sample_rate)
 
 
@@ -148,7 +148,7 @@ class Noise(Perturbation):
         self.check_number("max_gain_db")
         object.__setattr__(self, "files", read_manifests(self.manifest_path, f"{self.path}.manifest_path"))
 
-    def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample]) -> np.ndarray:
+    def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample] | None) -> np.ndarray:
         noise = draw_audio(self.files, self._load, rng, kind="noise", rejected=rejected)
         if noise is None:
             return samples
@@ -181,7 +181,7 @@ class Impulse(Perturbation):
                 raise ValueError(f"{self.path}.{name}={getattr(self, name)!r} is not true or false")
         object.__setattr__(self, "files", read_manifests(self.manifest_path, f"{self.path}.manifest_path"))
 
-    def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample]) -> np.ndarray:
+    def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample] | None) -> np.ndarray:
         impulse = draw_impulse(self.files, self.sample_rate, rng, rejected)
         if impulse is None:
             return samples
@@ -244,7 +244,6 @@ class Augmentor:
 
         rejected: gets the noise files and impulse responses that can't be used; another one replaces each.
         """
-        rejected = [] if rejected is None else rejected
         for prob, perturb in self.perturbations:
             if rng.random() < prob:
                 samples = perturb(samples, rng, rejected).astype(np.float32, copy=False)

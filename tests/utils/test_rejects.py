@@ -18,7 +18,8 @@ from tests.utils.tiny_run import Batch, TinyModel
 from utils import rejects
 from utils.exp_manager import exp_manager
 from utils.logging import logger
-from utils.rejects import KEYS, Rejects, RejectsList, Tally, log_reject
+from utils.rejects import Rejects, Tally
+from utils.rejects_list import entry_of, log_reject
 
 BAD = BadSample("a.wav", "unreadable", "not audio", "train.json", 3)
 NOISE = BadSample("hum.wav", "noise_silent", "no energy", "noise.json", 1)
@@ -109,10 +110,9 @@ def listed(folder: Path, name: str = "rejects.jsonl") -> list[dict]:
 # the list
 
 
-def test_each_reject_is_one_json_line_with_the_keys(tmp_path):
+def test_each_reject_of_a_run_is_listed_once(tmp_path):
     fit(Model([batch(BAD), batch(BAD, NOISE)]), tmp_path)
-    assert listed(tmp_path) == [dict(zip(KEYS, ("train.json", 3, "a.wav", "unreadable", "not audio"))), NOISE._asdict()]
-    assert KEYS == ("manifest", "line", "path", "reason", "detail")
+    assert listed(tmp_path) == [entry_of(BAD), entry_of(NOISE)]
 
 
 def test_the_same_file_in_another_line_is_another_entry(tmp_path):
@@ -125,39 +125,6 @@ def test_a_run_that_goes_on_repeats_nothing_that_any_rank_listed(tmp_path):
     (tmp_path / "rejects_rank1.jsonl").write_text(json.dumps(bad(2)._asdict()) + "\n", encoding="utf-8")
     fit(Model([batch(bad(1), bad(2), bad(3), turns=3)]), tmp_path)
     assert [entry["line"] for entry in listed(tmp_path)] == [1, 3]
-
-
-def test_a_list_that_was_cut_goes_on_in_a_new_line(tmp_path):
-    (tmp_path / "rejects.jsonl").write_bytes(b'{"manifest": "train.js')
-    fit(Model([batch(BAD)]), tmp_path)
-    cut, whole = (tmp_path / "rejects.jsonl").read_bytes().splitlines()
-    assert cut == b'{"manifest": "train.js' and json.loads(whole)["path"] == "a.wav"
-
-
-def test_each_line_is_written_by_one_call_at_once(tmp_path, monkeypatch):
-    found = RejectsList(tmp_path)
-    found.open(rank=0)
-    sizes = []
-    for number in range(3):
-        found.take(bad(number))
-        sizes.append(len(listed(tmp_path)))
-    assert sizes == [1, 2, 3]
-
-
-@pytest.mark.parametrize("path", ["静か.wav", "two\nlines.wav", "caf\udce9.wav"])
-def test_any_file_name_is_listed_as_it_is(tmp_path, path):
-    fit(Model([batch(BAD._replace(path=path))]), tmp_path)
-    (entry,) = listed(tmp_path)
-    assert entry["path"] == path
-    assert path != "静か.wav" or path in (tmp_path / "rejects.jsonl").read_text(encoding="utf-8")
-
-
-def test_other_ranks_write_a_list_of_their_own(tmp_path):
-    found = RejectsList(tmp_path)
-    found.open(rank=2)
-    found.take(BAD)
-    assert listed(tmp_path, "rejects_rank2.jsonl") == [BAD._asdict()]
-    assert not (tmp_path / "rejects.jsonl").exists()
 
 
 def test_without_a_reject_there_is_no_list(tmp_path):
@@ -208,11 +175,6 @@ def test_what_the_data_set_has_said_isnt_said_again(caplog):
     log_reject(BAD)
     fit(Model([batch(BAD)]))
     assert caplog.text.count("left out: a.wav") == 1
-
-
-def test_a_line_without_a_path_is_named_by_its_place(caplog):
-    log_reject(LINE)
-    assert caplog.messages == ["left out: train.json:7: bad_entry (no JSON)"]
 
 
 @pytest.mark.parametrize("stop_at", [None, 2], ids=["end", "ctrl-c"])

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from parts.batch_types import BadSample
+from parts.preprocessing.audio_file import BadAudio
+from parts.preprocessing.drawn_audio import MAX_TRIALS, as_utterance, draw_audio
+from parts.preprocessing.utterances import Utterance
+from utils import rejects_list
+
+
+def lines(tmp_path, *names):
+    """Paths of a folder of their own, as what was said once isn't said again."""
+    return [Utterance(str(tmp_path / name), 1.0, 0.0, "noise.json", line) for line, name in enumerate(names, 1)]
+
+
+def load(entry):
+    if entry.audio_filepath.endswith("bad.wav"):
+        raise BadAudio("empty", "no samples")
+    return entry.line
+
+
+def draw(files, rejected, seed=0, **options):
+    return draw_audio(files, load, np.random.default_rng(seed), kind="noise", rejected=rejected, **options)
+
+
+def test_another_line_stands_in_for_a_bad_one_which_is_listed(tmp_path):
+    files, rejected = lines(tmp_path, "bad.wav", "good.wav"), []
+    assert {draw(files, rejected, seed) for seed in range(20)} == {2}
+    assert {*rejected} == {BadSample(files[0].audio_filepath, "noise_empty", "no samples", "noise.json", 1)}
+
+
+@pytest.mark.parametrize("max_trials", [MAX_TRIALS, 3])
+def test_after_so_many_bad_ones_in_a_row_there_is_nothing(tmp_path, max_trials):
+    rejected = []
+    assert draw(lines(tmp_path, "bad.wav"), rejected, max_trials=max_trials) is None
+    assert len(rejected) == max_trials
+
+
+def test_without_lines_nothing_is_drawn():
+    assert draw([], []) is None
+
+
+@pytest.mark.parametrize("rejected", [[], None])
+def test_a_bad_line_is_said_once_with_manifest_and_line(tmp_path, caplog, rejected):
+    files = lines(tmp_path, "bad.wav")
+    draw(files, rejected)
+    path = files[0].audio_filepath
+    assert caplog.messages == [f"noise replaced by another: {path}: noise_empty (no samples), noise.json:1"]
+
+
+@pytest.mark.parametrize(("rejected", "times"), [([], 0), (None, 1)])
+def test_a_loaders_worker_says_only_what_it_hands_back_to_nobody(tmp_path, caplog, monkeypatch, rejected, times):
+    monkeypatch.setattr(rejects_list, "get_worker_info", lambda: "of a worker")
+    draw(lines(tmp_path, "bad.wav"), rejected)
+    assert len(caplog.messages) == times
+
+
+def test_a_dict_of_nemos_users_is_an_utterance():
+    assert as_utterance({"audio_filepath": "a.wav", "duration": 0}) == Utterance("a.wav", None, 0.0)
+    assert as_utterance({"audio_filepath": "a.wav", "duration": 2.0, "offset": 0.5}) == Utterance("a.wav", 2.0, 0.5)
