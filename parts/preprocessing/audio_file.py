@@ -20,10 +20,14 @@ UNKNOWN_FRAMES = 2**63 - 1  # what libsndfile says of a FLAC that was written to
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # Hz; at 1 Hz a second of samples would become four hours of audio
 
 
+REASONS = ("unreadable", "empty", "non_finite", "out_of_scale", "silent", "too_short", "bad_entry")
+
+
 class BadAudio(ValueError):
-    """Audio that can't be used. `reason` is one word to count by; the message is the detail."""
+    """Audio that can't be used. `reason` is one of REASONS, to count by; the message is the detail."""
 
     def __init__(self, reason: str, detail: str):
+        assert reason in REASONS, reason
         super().__init__(detail)
         self.reason = reason
 

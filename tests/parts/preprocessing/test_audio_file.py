@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from parts.preprocessing import audio_file
-from parts.preprocessing.audio_file import BadAudio, decode, header_seconds, open_audio
+from parts.preprocessing.audio_file import REASONS, BadAudio, decode, header_seconds, open_audio
 
 RATE = 16000
 
@@ -210,3 +210,9 @@ def test_an_open_file_is_closed_when_its_content_is_refused(tmp_path, noise):
     (tmp_path / "a.wav").unlink()  # fails on Windows while it is open
     with pytest.raises(BadAudio):
         open_audio(tmp_path / "a.wav")
+
+
+def test_audio_is_refused_for_a_reason_of_the_table_only():
+    assert [BadAudio(reason, "why").reason for reason in REASONS] == [*REASONS]
+    with pytest.raises(AssertionError, match="broken"):
+        BadAudio("broken", "why")
