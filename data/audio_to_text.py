@@ -94,11 +94,10 @@ def expand_sharded_filepaths(
     Source: NeMo 3.0.0 `asr/data/audio_to_text.py`.
     """
     if shard_strategy not in SHARD_STRATEGIES:
-        raise ValueError(f"shard_strategy={shard_strategy!r} is not one of {SHARD_STRATEGIES}")
+        raise ValueError(f"shard_strategy={shard_strategy!r} is not one of {', '.join(SHARD_STRATEGIES)}")
     paths = expand_braces(sharded_filepaths) if isinstance(sharded_filepaths, str) else list(sharded_filepaths)
-    if shard_strategy == "replicate" or world_size == 1:
-        return paths
-    share, left_out = divmod(len(paths), world_size)
+    shards_of, world_size = SHARD_STRATEGIES[shard_strategy], max(1, world_size)  # NeMo's default is 0
+    left_out = len(paths) - shards_of(len(paths), world_size, world_size - 1).stop
     if left_out:
         logger.warning("%d shards over %d ranks: the last %d are not read", len(paths), world_size, left_out)
-    return paths[global_rank * share : (global_rank + 1) * share]
+    return [paths[shard] for shard in shards_of(len(paths), world_size, global_rank)]

@@ -47,7 +47,7 @@ FLAGS = (
 )
 CHOICES: dict[str, tuple] = {
     "concat_sampling_technique": (*SAMPLING_TECHNIQUES, None),
-    "tarred_shard_strategy": SHARD_STRATEGIES,
+    "tarred_shard_strategy": (*SHARD_STRATEGIES,),
     "bucketing_strategy": (*BUCKETING_STRATEGIES, None),
 }
 

@@ -9,15 +9,16 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from data.tar_index import TarIndex, tar_index
 from parts.batch_types import BadSample
-from parts.preprocessing.manifest import keep_durations, manifest_lines, manifest_paths, read_manifests
-from parts.preprocessing.segment import BadAudio
+from parts.preprocessing.audio_file import BadAudio
+from parts.preprocessing.manifest import keep_durations, manifest_lines, read_manifests
+from parts.preprocessing.manifest_paths import SHARD_STRATEGIES, manifest_paths
 from parts.preprocessing.utterances import UtteranceTable
 from utils.logging import info_once, logger, warn_once
 from utils.stopwatch import stage
@@ -192,19 +193,6 @@ def _shard_id(line: bytes) -> object:
         return None
 
 
-def scattered(num_shards: int, world_size: int, global_rank: int) -> np.ndarray:
-    share = num_shards // world_size
-    return np.arange(share * global_rank, share * (global_rank + 1))
-
-
-def replicated(num_shards: int, world_size: int, global_rank: int) -> np.ndarray:
-    return np.arange(num_shards)
-
-
-# name -> which shards a rank reads, as `expand_sharded_filepaths` does it with their paths
-SHARD_STRATEGIES: dict[str, Callable[[int, int, int], np.ndarray]] = {"scatter": scattered, "replicate": replicated}
-
-
 def nemo_order(
     table: TarTable,
     shard_strategy: str = "scatter",
@@ -222,9 +210,10 @@ def nemo_order(
         is that of the tar, and for a member that of its lines.
     rng: what the shards are drawn with.
     """
-    if shard_strategy not in [*SHARD_STRATEGIES]:
-        raise ValueError(f"shard_strategy={shard_strategy!r} is not one of {sorted(SHARD_STRATEGIES)}")
-    mine = SHARD_STRATEGIES[shard_strategy](len(table.tars), world_size, global_rank)[worker::num_workers]
+    if shard_strategy not in SHARD_STRATEGIES:
+        raise ValueError(f"shard_strategy={shard_strategy!r} is not one of {', '.join(SHARD_STRATEGIES)}")
+    of_rank = SHARD_STRATEGIES[shard_strategy](len(table.tars), world_size, global_rank)
+    mine = np.array(of_rank[worker::num_workers], dtype=np.int64)
     in_order = np.lexsort((table.starts, table.shards))  # stable: lines of one member stay in the manifest's order
     first, last = np.searchsorted(table.shards[in_order], [mine, mine + 1])
     rows = {shard: in_order[start:end] for shard, start, end in zip(mine, first, last, strict=True)}
@@ -233,19 +222,15 @@ def nemo_order(
 
 
 def drawn_through_buffer(shards: Iterable[int], size: int, rng: np.random.Generator) -> Iterator[int]:
-    """webdataset's shuffle: gather two and give one, until `size` are gathered; then one for one."""
+    """webdataset's shuffle, as a distribution: two come in for one that goes out, until `size` are gathered.
+
+    Source: NeMo 3.0.0 `asr/data/audio_to_text.py`, `wds.shuffle(shuffle_n)` over shards (webdataset 1.0.2), which draws
+    with Python's generator.
+    """
     incoming, gathered = iter(shards), []
     for shard in incoming:
-        gathered.append(shard)
-        if len(gathered) < size:
-            gathered.extend(itertools.islice(incoming, 1))
+        gathered += [shard, *itertools.islice(incoming, int(len(gathered) + 1 < size))]
         if len(gathered) >= min(FIRST_BUFFER, size):
-            yield _take_one(gathered, rng)
+            yield gathered.pop(rng.integers(len(gathered)))
     while gathered:
-        yield _take_one(gathered, rng)
-
-
-def _take_one(gathered: list[int], rng: np.random.Generator) -> int:
-    choice = int(rng.integers(len(gathered)))
-    gathered[choice], gathered[-1] = gathered[-1], gathered[choice]
-    return gathered.pop()
+        yield gathered.pop(rng.integers(len(gathered)))

@@ -7,7 +7,7 @@ import difflib
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 MAKE_DUMMY_DATA = "python tools/prepare_dummy_ssl_data.py"
@@ -16,7 +16,6 @@ KINDS = {  # what is named -> all of a folder, what else a user can do where the
     "tar file": ("*.tar", ""),
     "cut manifest": ("*.jsonl.gz", ""),
 }
-SHARD_STRATEGIES = ("scatter", "replicate")  # of the files that a pattern names, over ranks
 OPEN, CLOSE, COMMA = "\0", "\1", "\2"  # stand for { } , of a group, as no file name has them
 INNERMOST_GROUP = re.compile(r"[{(\[<]([^{}()\[\]<>]*(?:\.\.|,)[^{}()\[\]<>]*)[})\]>]")
 NAMES_COMPARED = 10_000  # in a folder, when a name isn't there
@@ -50,6 +49,20 @@ def expand_braces(pattern: str) -> list[str]:
     import braceexpand  # here, because only patterns need it
 
     return list(braceexpand.braceexpand(_with_braces(_mark_groups(pattern)), escape=False))
+
+
+def scattered(num_shards: int, world_size: int, global_rank: int) -> range:
+    share = num_shards // world_size
+    return range(share * global_rank, share * (global_rank + 1))
+
+
+def replicated(num_shards: int, world_size: int, global_rank: int) -> range:
+    return range(num_shards)
+
+
+# name -> (number of shards, of ranks, the rank) -> the shards that this rank reads. Shares are of equal size, so
+# `scatter` leaves out those behind the last share. Source: NeMo 3.0.0 `expand_sharded_filepaths`.
+SHARD_STRATEGIES: dict[str, Callable[[int, int, int], range]] = {"scatter": scattered, "replicate": replicated}
 
 
 def _mark_groups(pattern: str) -> str:

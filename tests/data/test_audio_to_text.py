@@ -62,8 +62,10 @@ def test_fewer_shards_than_ranks_leave_all_out():
 
 
 @pytest.mark.parametrize("strategy", SHARD_STRATEGIES)
-def test_one_rank_reads_all_and_replicate_gives_all_to_everyone(strategy):
-    assert expand_sharded_filepaths("a_{0..2}.tar", strategy, 1, 0) == ["a_0.tar", "a_1.tar", "a_2.tar"]
+@pytest.mark.parametrize("world_size", [0, 1])
+def test_one_rank_reads_all_and_replicate_gives_all_to_everyone(strategy, world_size):
+    """NeMo's data sets say 0 ranks where there is one."""
+    assert expand_sharded_filepaths("a_{0..2}.tar", strategy, world_size, 0) == ["a_0.tar", "a_1.tar", "a_2.tar"]
     assert expand_sharded_filepaths("a_{0..2}.tar", "replicate", 2, 1) == ["a_0.tar", "a_1.tar", "a_2.tar"]
 
 

@@ -212,6 +212,13 @@ def test_shards_are_shuffled_by_the_generator():
     assert list(drawn_through_buffer(range(6), 0, np.random.default_rng(0))) == list(range(6))
 
 
+def test_the_first_shard_comes_from_those_that_are_gathered():
+    """Two come in for one that goes out: of 4 gathered, the first is 0 to 3, the second among 0 to 4, and so on."""
+    orders = [[*drawn_through_buffer(range(12), 4, np.random.default_rng(seed))] for seed in range(300)]
+    for place in range(8):
+        assert {order[place] for order in orders} == set(range(4 + place))
+
+
 def test_an_unknown_strategy_is_refused(tmp_path):
     table = tar_table(*write_shards(tmp_path), "train")
     with pytest.raises(ValueError, match="shard_strategy='spread'"):
