@@ -29,9 +29,9 @@ from data.tarred import tar_table
 from parts.preprocessing.manifest import UtteranceTable, manifest_paths, read_table
 from parts.preprocessing.segment import ChannelSelector, check_channel_selector
 from tools.checkup.clean import Cleaned, clean_path, write_clean
-from tools.checkup.crew import Lost, share_out
-from tools.checkup.examine import REJECTED, Examiner, listed
-from tools.checkup.examined import Examined
+from tools.checkup.columns import Columns
+from tools.checkup.line_check import REJECTED, LineCheck, listed
+from tools.checkup.processes import Lost, share_out
 from tools.checkup.report import summarise
 from tools.checkup.text import ascii_only, in_words
 from utils.logging import logger
@@ -120,15 +120,15 @@ def prepare(args: argparse.Namespace) -> UtteranceTable:
 
 
 def check(args: argparse.Namespace, table: UtteranceTable) -> int:
-    examiner = Examiner(
+    line_check = LineCheck(
         sample_rate=args.sample_rate,
         channel_selector=args.channel_selector,
         min_duration=args.min_duration,
         max_duration=args.max_duration,
         noise=args.noise,
     )
-    examined = examine(table, examiner, num_workers=args.num_workers, patience_seconds=args.timeout)
-    report = summarise(examined, asdict(examiner))
+    columns = check_lines(table, line_check, num_workers=args.num_workers, patience_seconds=args.timeout)
+    report = summarise(columns, asdict(line_check))
     if args.rejects:
         lines = (json.dumps(bad) + "\n" for bad in report["rejects"])
         with open(args.rejects, "w", encoding="utf-8", newline="\n") as file:
@@ -140,25 +140,25 @@ def check(args: argparse.Namespace, table: UtteranceTable) -> int:
     if args.json not in (None, "-"):
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if args.fix:
-        for cleaned in write_clean(examined):
+        for cleaned in write_clean(columns):
             print(what_was_done(cleaned), file=sys.stderr if args.json == "-" else sys.stdout)
     return CLEAN if report["used"] and not report["rejected"] else SICK
 
 
-def examine(
-    table: UtteranceTable, examiner: Examiner, *, num_workers: int = 0, patience_seconds: float = 600.0
-) -> Examined:
+def check_lines(
+    table: UtteranceTable, line_check: LineCheck, *, num_workers: int = 0, patience_seconds: float = 600.0
+) -> Columns:
     """Look at every row of a table, with a progress bar where somebody watches."""
-    examined = Examined(table, examiner.sample_rate)
+    columns = Columns(table, line_check.sample_rate)
     rows_alone = table[:]
     rows_alone.rejected = ()  # else they would travel with every part
-    results = share_out(rows_alone, examiner, num_workers=num_workers, patience_seconds=patience_seconds)
+    results = share_out(rows_alone, line_check, num_workers=num_workers, patience_seconds=patience_seconds)
     with quiet():
         for row, result in tqdm(results, total=len(table), unit=" lines", ascii=True, disable=None):
             if isinstance(result, Lost):
                 result = listed(table[row], REJECTED, "unreadable", result.detail)
-            examined.add(row, result)
-    return examined
+            columns.add(row, result)
+    return columns
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from parts.batch_types import BadSample
 from parts.preprocessing.manifest import keep_durations, read_manifests
 from parts.preprocessing.utterances import UtteranceTable
 from tools.tarring.plan import Shard, missing_files, plan_shards
-from tools.tarring.shards import CONTAINERS, ShardReport, write_lines, write_shard
+from tools.tarring.shards import CONTAINERS, ShardReport, write_json_lines, write_shard
 from utils.errors import one_line_errors
 
 COMPLETE, INCOMPLETE, NOT_DONE = 0, 1, 2
@@ -136,7 +136,7 @@ def make(folder: Path, table: UtteranceTable, args: argparse.Namespace) -> int:
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     reports = write_all(shards, folder, args)
-    write_lines(folder / MANIFEST, [line for report in reports for line in report.lines])
+    write_json_lines(folder / MANIFEST, [line for report in reports for line in report.lines])
     write_metadata(folder / "metadata.yaml", args, len(table), min(counts))
     rejected += [bad for report in reports for bad in report.rejected]
     tell(folder, reports, rejected)
@@ -195,7 +195,7 @@ def tell(folder: Path, reports: list[ShardReport], rejected: list[BadSample]) ->
     listing = folder / "rejects.jsonl"
     listing.unlink(missing_ok=True)
     if rejected:
-        write_lines(listing, [bad._asdict() for bad in rejected])
+        write_json_lines(listing, [bad._asdict() for bad in rejected])
         print(f"{len(rejected)} lines or files can't be used and are left out, see {listing}", file=sys.stderr)
 
 

@@ -11,8 +11,8 @@ import soundfile
 from data.noise import load_noise_audio
 from parts.preprocessing.manifest import read_table
 from tools import doctor
-from tools.checkup.examine import Examiner
 from tools.checkup.findings import FINDINGS
+from tools.checkup.line_check import LineCheck
 from tools.checkup.report import REASONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -306,9 +306,9 @@ def test_any_number_of_processes_says_the_same(workers, planted, capsys, check):
     assert json.loads(capsys.readouterr().out) == alone
 
 
-def test_an_examiner_tells_what_a_decoder_raises_that_nobody_expects(planted, monkeypatch):
-    monkeypatch.setattr("tools.checkup.examine.read_usable", lambda *args, **options: 1 / 0)
-    result = Examiner()(read_table([str(planted)]), 0)
+def test_a_line_check_tells_what_a_decoder_raises_that_nobody_expects(planted, monkeypatch):
+    monkeypatch.setattr("tools.checkup.line_check.read_usable", lambda *args, **options: 1 / 0)
+    result = LineCheck()(read_table([str(planted)]), 0)
     assert (result.reason, result.detail) == ("unreadable", "ZeroDivisionError: division by zero")
 
 

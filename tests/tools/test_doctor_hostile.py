@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 
 from parts.preprocessing.manifest import read_table
-from tools.checkup.examine import Examiner
+from tools.checkup.line_check import LineCheck
 
 CLEAN, SICK = 0, 1
 
@@ -103,9 +103,9 @@ def test_half_an_hour_of_audio_is_held_once(shared_data, tmp_path):
     table = read_table([str(tmp_path / "m.json")])
     tracemalloc.start()
     try:
-        examination = Examiner(noise=True)(table, 0)
+        checked = LineCheck(noise=True)(table, 0)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert examination.measures.seconds == 1800.0
+    assert checked.measures.seconds == 1800.0
     assert peak < 2 * 1800 * 8000 * 4  # bytes of float32 samples

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from parts.preprocessing.manifest import manifest_lines
-from tools.checkup.examine import REJECTED, USED
-from tools.checkup.examined import Examined
+from tools.checkup.columns import Columns
 from tools.checkup.findings import FINDINGS
+from tools.checkup.line_check import REJECTED, USED
 
 DROP = None
 Change = float | None  # what a line's duration should be, or DROP
@@ -33,18 +33,18 @@ def clean_path(manifest: str) -> Path:
     return path.with_name(f"{path.stem}.clean{path.suffix}")
 
 
-def write_clean(examined: Examined) -> Iterator[Cleaned]:
+def write_clean(columns: Columns) -> Iterator[Cleaned]:
     """Write each manifest again without rejected and repeated lines, with durations as measured.
 
     Lines that are right stay as they are, byte for byte (UTF-16 becomes UTF-8), those with another duration keep
     their other keys. A new manifest takes its place in one step, so that a program stopped midway leaves no half.
     """
-    values, table = examined.rows, examined.table
+    values, table = columns.rows, columns.table
     rejected: dict[str, dict[int, Change]] = {manifest: {} for manifest in table.manifests}
-    for bad in examined.rejects():
+    for bad in columns.rejects():
         rejected[bad.manifest][bad.line] = DROP
-    seconds = true_seconds(examined)
-    is_repeated = ~np.isnan(FINDINGS["duplicate"].find(examined))
+    seconds = true_seconds(columns)
+    is_repeated = ~np.isnan(FINDINGS["duplicate"].find(columns))
     for number, manifest in enumerate(table.manifests):
         rows = table.manifest_numbers == number
         repeated = {int(line): DROP for line in table.lines[rows & is_repeated]}
@@ -60,11 +60,11 @@ def write_clean(examined: Examined) -> Iterator[Cleaned]:
         )
 
 
-def true_seconds(examined: Examined) -> np.ndarray:
+def true_seconds(columns: Columns) -> np.ndarray:
     """(U,) what used lines should state as their duration; NaN where they do."""
-    values = examined.rows
-    error = FINDINGS["wrong_duration"].find(examined)
-    is_missing = ~np.isnan(FINDINGS["no_duration"].find(examined))
+    values = columns.rows
+    error = FINDINGS["wrong_duration"].find(columns)
+    is_missing = ~np.isnan(FINDINGS["no_duration"].find(columns))
     seconds = np.where(is_missing, values["seconds"], values["stated"] - error)
     return np.where(values["status"] == USED, seconds, np.nan)
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from data.noise import SILENCE_DB
 from parts.preprocessing.manifest import UtteranceTable, manifest_lines
-from tools.checkup.examine import USED
-from tools.checkup.examined import Examined
+from tools.checkup.columns import Columns
+from tools.checkup.line_check import USED
 
 DC_OFFSET = 0.01  # of full scale; a tenth of what loud speech has
 CLIPPED_SHARE = 1e-3  # of the samples: one in a thousand at full scale is heard
@@ -25,13 +25,13 @@ class Finding(NamedTuple):
 
     says: str
     advice: str
-    find: Callable[[Examined], np.ndarray]
+    find: Callable[[Columns], np.ndarray]
     has_size: bool = True
 
 
-def wrong_duration(examined: Examined) -> np.ndarray:
+def wrong_duration(columns: Columns) -> np.ndarray:
     """Seconds that the stated duration is too long, or (negative) too short."""
-    rows, table = examined.rows, examined.table
+    rows, table = columns.rows, columns.table
     error = rows["stated"] - rows["seconds"]
     stops_early = (table.offsets == 0) & (rows["whole"] - rows["stated"] > tolerance(rows["whole"]))
     candidates = np.flatnonzero(stops_early & (rows["status"] == USED))
@@ -68,13 +68,13 @@ def where_true(mask: np.ndarray, values: np.ndarray | float = 1.0) -> np.ndarray
     return np.where(mask, values, np.nan)
 
 
-def duplicate(examined: Examined) -> np.ndarray:
-    return repeated(examined.rows["key"], examined.rows["status"] == USED)
+def duplicate(columns: Columns) -> np.ndarray:
+    return repeated(columns.rows["key"], columns.rows["status"] == USED)
 
 
-def same_content(examined: Examined) -> np.ndarray:
-    rows = examined.rows
-    return repeated(rows["content"], (rows["status"] == USED) & np.isnan(duplicate(examined)))
+def same_content(columns: Columns) -> np.ndarray:
+    rows = columns.rows
+    return repeated(rows["content"], (rows["status"] == USED) & np.isnan(duplicate(columns)))
 
 
 FINDINGS: dict[str, Finding] = {
@@ -86,7 +86,7 @@ FINDINGS: dict[str, Finding] = {
     "no_duration": Finding(
         "state no duration",
         "Every start of a run opens these files to see how long they are; --fix fills it in.",
-        lambda examined: where_true(np.isnan(examined.rows["stated"])),
+        lambda columns: where_true(np.isnan(columns.rows["stated"])),
         has_size=False,
     ),
     "duplicate": Finding(
@@ -104,27 +104,27 @@ FINDINGS: dict[str, Finding] = {
     "clipping": Finding(
         f"are clipped (share of samples at full scale, above {CLIPPED_SHARE:g})",
         "The model would learn the distortion as speech; record or convert at a lower level, if you can.",
-        lambda examined: where_true(examined.rows["clipped"] > CLIPPED_SHARE, examined.rows["clipped"]),
+        lambda columns: where_true(columns.rows["clipped"] > CLIPPED_SHARE, columns.rows["clipped"]),
     ),
     "dc_offset": Finding(
         f"have a DC offset (mean above {DC_OFFSET:g} of full scale)",
         "Features hardly see it, but levels for mixing noise do; remove the mean, e.g. `sox in out highpass 10`.",
-        lambda examined: where_true(np.abs(examined.rows["dc"]) > DC_OFFSET, examined.rows["dc"]),
+        lambda columns: where_true(np.abs(columns.rows["dc"]) > DC_OFFSET, columns.rows["dc"]),
     ),
     "low_level": Finding(
         f"are very quiet (RMS in dB of full scale, below {LOW_LEVEL_DB:g})",
         "Little but rounding noise may be in them; listen to some, and consider normalize_db.",
-        lambda examined: where_true(examined.rows["level_db"] < LOW_LEVEL_DB, examined.rows["level_db"]),
+        lambda columns: where_true(columns.rows["level_db"] < LOW_LEVEL_DB, columns.rows["level_db"]),
     ),
     "low_rate": Finding(
         "are below the sample rate of the run (--sample_rate), in Hz",
         "Resampled, they have no high frequencies, and a model can tell them by that; prefer the original recordings.",
-        lambda examined: where_true(examined.rows["rate"] < examined.sample_rate, examined.rows["rate"]),
+        lambda columns: where_true(columns.rows["rate"] < columns.sample_rate, columns.rows["rate"]),
     ),
     "silent_noise": Finding(
         f"are silent noise (mean power below {SILENCE_DB:g} dB of full scale)",
         "A run adds faint white noise to them; drop them if that isn't wanted.",
-        lambda examined: where_true(examined.rows["power_db"] < SILENCE_DB),
+        lambda columns: where_true(columns.rows["power_db"] < SILENCE_DB),
         has_size=False,
     ),
 }

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from parts.batch_types import BadSample
-from tools.checkup.examine import ABOVE_MAX, BELOW_MIN, USED
-from tools.checkup.examined import Examined
+from tools.checkup.columns import Columns
 from tools.checkup.findings import FINDINGS, Finding
+from tools.checkup.line_check import ABOVE_MAX, BELOW_MIN, USED
 
 REASONS = {
     "unreadable": "Look whether the files are there and open elsewhere; fetch or convert them again.",
@@ -24,11 +24,11 @@ MOST_EXAMPLES = 100
 HISTOGRAM_BINS = 10
 
 
-def summarise(examined: Examined, options: dict) -> dict:
+def summarise(columns: Columns, options: dict) -> dict:
     """Everything there is to say, with numbers, strings, lists and dicts only; no NaN, which JSON doesn't have."""
-    rows, table = examined.rows, examined.table
+    rows, table = columns.rows, columns.table
     used = rows["status"] == USED
-    rejects = examined.rejects()
+    rejects = columns.rejects()
     return {
         "options": options,
         "lines": len(rows) + len(table.rejected),
@@ -38,16 +38,16 @@ def summarise(examined: Examined, options: dict) -> dict:
         "rejected": len(rejects),
         "rejected_by_reason": {reason: sum(bad.reason == reason for bad in rejects) for reason in REASONS},
         "rejects": [as_dict(bad) for bad in rejects],
-        "manifests": manifest_counts(examined, rejects),
+        "manifests": manifest_counts(columns, rejects),
         "hours": hours(rows[used]),
         "seconds": spread(rows["seconds"][used]),
         "histogram": histogram(rows["seconds"][used]),
         "sample_rates": count_values(rows["rate"][used]),
         "channels": count_values(rows["channels"][used]),
-        "formats": count_values(np.array([*examined.formats, ""])[rows["format"][used]]),
+        "formats": count_values(np.array([*columns.formats, ""])[rows["format"][used]]),
         "clipped_share": mean(rows["clipped"][used]),
         "dc_offset_mean": mean(np.abs(rows["dc"][used])),
-        "findings": {name: summarise_finding(finding, examined, used) for name, finding in FINDINGS.items()},
+        "findings": {name: summarise_finding(finding, columns, used) for name, finding in FINDINGS.items()},
         "advice": {reason: REASONS[reason] for reason in REASONS if any(bad.reason == reason for bad in rejects)},
     }
 
@@ -57,8 +57,8 @@ def as_dict(bad: BadSample) -> dict:
     return {"manifest": bad.manifest, "line": bad.line, "path": bad.path, "reason": bad.reason, "detail": bad.detail}
 
 
-def manifest_counts(examined: Examined, rejects: Sequence[BadSample]) -> list[dict]:
-    table, rows = examined.table, examined.rows
+def manifest_counts(columns: Columns, rejects: Sequence[BadSample]) -> list[dict]:
+    table, rows = columns.table, columns.rows
     is_used = rows["status"] == USED
     of_row = table.manifest_numbers
 
@@ -126,12 +126,12 @@ def count_values(values: Iterable) -> dict[str, int]:
     return {str(value): count for value, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))}
 
 
-def summarise_finding(finding: Finding, examined: Examined, used: np.ndarray) -> dict:
-    sizes = finding.find(examined)
+def summarise_finding(finding: Finding, columns: Columns, used: np.ndarray) -> dict:
+    sizes = finding.find(columns)
     rows = np.flatnonzero(used & ~np.isnan(sizes))
     if finding.has_size:
         rows = rows[np.argsort(-np.abs(sizes[rows]), kind="stable")]
-    table = examined.table
+    table = columns.table
 
     def size_of(row: int) -> float | None:
         return float(sizes[row]) if finding.has_size and math.isfinite(sizes[row]) else None

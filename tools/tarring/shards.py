@@ -76,7 +76,7 @@ def write_shard(shard: Shard, folder: Path, codec: str | None, on_member: Callab
     with open(final, "rb") as file:
         write_index(str(final), file, index)
     lines = [line for line, place in zip(shard.lines, shard.member_of, strict=True) if place not in problems]
-    write_lines(manifest_path(folder, shard.number), lines)
+    write_json_lines(manifest_path(folder, shard.number), lines)
     rejected = [rejection(shard.members[place], error) for place, error in problems.items()]
     return ShardReport(lines, rejected, True, final.stat().st_size)
 
@@ -188,7 +188,7 @@ def text_of(lines: Sequence[dict]) -> str:
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
-def write_lines(path: Path, lines: Sequence[dict]) -> None:
+def write_json_lines(path: Path, lines: Sequence[dict]) -> None:
     """At once or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.part")

@@ -4,7 +4,7 @@ import numpy as np
 
 from parts.batch_types import BadSample
 from parts.preprocessing.manifest import UtteranceTable
-from tools.checkup.examine import REJECTED, Examination
+from tools.checkup.line_check import REJECTED, CheckedLine
 
 ROW = np.dtype(
     [
@@ -25,7 +25,7 @@ ROW = np.dtype(
 )
 
 
-class Examined:
+class Columns:
     """All results, as columns: 80 bytes per line, whatever the manifest says in it.
 
     sample_rate: Hz of the run.
@@ -39,7 +39,7 @@ class Examined:
         self.formats: dict[str, int] = {}
         self.rejected_rows: dict[int, BadSample] = {}
 
-    def add(self, row: int, result: Examination) -> None:
+    def add(self, row: int, result: CheckedLine) -> None:
         if result.status == REJECTED:
             path = self.table.path(row)
             self.rejected_rows[row] = BadSample(path, result.reason, result.detail, result.manifest, result.line)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.checkup.crew import Lost, share_out
+from tools.checkup.processes import Lost, share_out
 
 # In a module of its own, as it is sent to other processes.
 DEADLY = """

@@ -43,7 +43,7 @@ class Measures(NamedTuple):
     content: int = 0
 
 
-class Examination(NamedTuple):
+class CheckedLine(NamedTuple):
     """One line. reason, detail: why a data set rejects it. key: equal for lines that name the same piece."""
 
     status: int
@@ -57,8 +57,8 @@ class Examination(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examiner:
-    """Examines a line as a data set with these options would use it. (A class, so that it can be sent to a process.)
+class LineCheck:
+    """Checks a line as a data set with these options would use it. (A class, so that it can be sent to a process.)
 
     sample_rate, channel_selector, min_duration, max_duration: as in a data set section of the config. No sample is
         resampled, as that is never a reason to reject one; files of a lower rate are counted.
@@ -71,7 +71,7 @@ class Examiner:
     max_duration: float | None = None
     noise: bool = False
 
-    def __call__(self, table: UtteranceTable, row: int) -> Examination:
+    def __call__(self, table: UtteranceTable, row: int) -> CheckedLine:
         utterance = table[row]
         seen = listed(utterance, USED)
         try:
@@ -178,13 +178,13 @@ def decibels(power: float) -> float:
     return 10 * math.log10(power) if power > 0 else -math.inf
 
 
-def listed(utterance: Utterance, status: int, reason: str = "", detail: str = "") -> Examination:
+def listed(utterance: Utterance, status: int, reason: str = "", detail: str = "") -> CheckedLine:
     """What the manifest alone says about a line."""
     stated = math.nan if utterance.duration is None else utterance.duration
     path = os.path.normcase(os.path.normpath(utterance.audio_filepath))
     name = f"{utterance.manifest}\n{path}\n{utterance.offset}\n{utterance.duration}"
     key = short_hash(new_hash(name.encode("utf-8", "surrogatepass")))
-    return Examination(status, utterance.manifest, utterance.line, stated, reason, detail, key)
+    return CheckedLine(status, utterance.manifest, utterance.line, stated, reason, detail, key)
 
 
 def new_hash(start: bytes) -> "hashlib._Hash":
