@@ -1,7 +1,7 @@
-"""Names a user typed against the names there are: the error says which one was probably meant."""
+"""What a user typed against what there is: a wrong name gets an error that says which one was probably meant."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -20,3 +20,19 @@ def refuse_unknown_keys(section: Iterable[str], known: Iterable[str], path: str)
         if key not in known:
             full = f"{path}.{key}" if path else str(key)
             raise ValueError(f"{full} is not a known config key{nearest(key, known)}")
+
+
+def refuse_unless_neutral(values: Mapping, neutral: Mapping[str, tuple], path: str, why: str) -> None:
+    """Raise ValueError for an option that is known, has no effect, and is set to something that should have one."""
+    for key, accepted in neutral.items():
+        if key in values and values[key] not in accepted:
+            raise ValueError(f"{path}.{key}={values[key]!r} {why}; remove it or set it to {accepted[0]!r}")
+
+
+def is_number(value: object) -> bool:
+    """Of a config: true and false are none, although Python counts with them."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_share(value: object) -> bool:
+    return is_number(value) and 0 <= value <= 1

@@ -13,9 +13,9 @@ import numpy as np
 from parts.batch_types import BadSample
 from parts.preprocessing.drawn_audio import draw_audio
 from parts.preprocessing.manifest import Utterance, read_manifests
-from parts.preprocessing.reverberation import convolve, draw_impulse, is_share, strongest_sample
+from parts.preprocessing.reverberation import convolve, draw_impulse, strongest_sample
 from parts.preprocessing.segment import load_audio, resample
-from utils.config_check import nearest, refuse_unknown_keys
+from utils.config_check import is_number, is_share, nearest, refuse_unknown_keys, refuse_unless_neutral
 from utils.logging import info_once
 
 
@@ -41,7 +41,7 @@ class Perturbation:
 
     def check_number(self, name: str) -> float:
         value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not (is_number(value) and math.isfinite(value)):
             raise ValueError(f"{self.path}.{name}={value!r} is not a number")
         return value
 
@@ -305,8 +305,7 @@ def build_perturbation(name: str, options: object, sample_rate: int, path: str) 
     refuse_unknown_keys(options, ["prob", *own, *without_effect], path)
     for key in without_effect:
         neutral, why = NO_EFFECT[key]
-        if key in options and options[key] not in neutral:
-            raise ValueError(f"{path}.{key}={options[key]!r} {why}; remove it")
+        refuse_unless_neutral(options, {key: neutral}, path, why)
     if not is_share(options.get("prob")):
         raise ValueError(f"{path}.prob={options.get('prob')!r} is not a share in [0, 1]; set it")
     arguments = {key: options[key] for key in own if key in options}

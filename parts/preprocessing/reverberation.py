@@ -8,6 +8,7 @@ from parts.batch_types import BadSample
 from parts.preprocessing.drawn_audio import draw_audio
 from parts.preprocessing.manifest import Utterance, read_manifests
 from parts.preprocessing.segment import decode, refuse_unusable, resample
+from utils.config_check import is_share
 
 
 class RoomImpulseResponses:
@@ -52,10 +53,6 @@ class RoomImpulseResponses:
         if impulse is None:
             return noisy
         return keep_energy(convolve(noisy, impulse, skip=strongest_sample(impulse)), noisy)
-
-
-def is_share(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def draw_impulse(

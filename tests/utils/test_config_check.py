@@ -1,6 +1,8 @@
+import math
+
 import pytest
 
-from utils.config_check import nearest, refuse_unknown_keys
+from utils.config_check import is_number, is_share, nearest, refuse_unknown_keys, refuse_unless_neutral
 
 
 def test_the_nearest_name_is_offered():
@@ -20,3 +22,23 @@ def test_an_unknown_key_is_refused_under_its_full_name(path, full):
 
 def test_known_keys_pass():
     refuse_unknown_keys({"devices": 1}, ["devices", "strategy"], "trainer")
+
+
+def test_an_option_without_effect_may_stand_at_its_neutral_values():
+    neutral = {"shuffle_n": (100, 128)}
+    for values in ({"shuffle_n": 100}, {"shuffle_n": 128}, {"other": 1}, {}):
+        refuse_unless_neutral(values, neutral, "model.train_ds", "has no effect")
+    with pytest.raises(ValueError, match=r"^model\.train_ds\.shuffle_n=5 has no effect; remove it or set it to 100$"):
+        refuse_unless_neutral({"shuffle_n": 5}, neutral, "model.train_ds", "has no effect")
+
+
+@pytest.mark.parametrize(
+    ("value", "number", "share"),
+    [
+        *((0, True, True), (1, True, True), (0.5, True, True)),
+        *((-0.1, True, False), (1.5, True, False), (math.nan, True, False)),
+        *((True, False, False), ("0.5", False, False), (None, False, False)),
+    ],
+)
+def test_what_is_a_number_and_what_a_share(value, number, share):
+    assert (is_number(value), is_share(value)) == (number, share)
