@@ -70,12 +70,8 @@ def plan_shards(
             block.append(row)
     if sort_in_shards:
         blocks = [sorted(block, key=lambda row: table.durations[row]) for block in blocks]
-    entries = Entries(table)
-    names = Names()
-    return [
-        plan_shard(number, block, table, paths, entries, names, slice_with_offset, codec)
-        for number, block in enumerate(blocks)
-    ]
+    plan = Planner(table, paths, Entries(table), Names(), slice_with_offset, codec)
+    return [plan(number, block) for number, block in enumerate(blocks)]
 
 
 def shuffled(rows: list[int], groups: Sequence[str] | None, seed: int | None) -> list[int]:
@@ -91,34 +87,47 @@ def shuffled(rows: list[int], groups: Sequence[str] | None, seed: int | None) ->
     return [row for group in order for row in together[group]]
 
 
-def plan_shard(
-    number: int,
-    rows: Iterable[int],
-    table: UtteranceTable,
-    paths: Sequence[str],
-    entries: "Entries",
-    names: "Names",
-    slice_with_offset: bool,
-    codec: str | None,
-) -> Shard:
-    members: dict[tuple, Member] = {}
-    places: dict[tuple, int] = {}
-    lines, member_of = [], []
-    for row in rows:
-        entry = entries.of(row)
-        piece = (float(table.offsets[row]), _seconds(table, row)) if slice_with_offset else (None, None)
-        key = (paths[row], *piece)
-        if key not in members:
-            name = names.new(table.name(row), piece, codec)
-            places[key] = len(members)
-            where = (table.manifests[table.manifest_numbers[row]], int(table.lines[row]))
-            members[key] = Member(name, paths[row], *piece, *where)
-        if slice_with_offset:
+@dataclass(frozen=True)
+class Planner:
+    """Makes shards out of rows of a table; see `plan_shards`. paths: of the audio, by row."""
+
+    table: UtteranceTable
+    paths: Sequence[str]
+    entries: "Entries"
+    names: "Names"
+    slice_with_offset: bool
+    codec: str | None
+
+    def __call__(self, number: int, rows: Iterable[int]) -> Shard:
+        members: dict[tuple, Member] = {}
+        places: dict[tuple, int] = {}
+        lines, member_of = [], []
+        for row in rows:
+            key = (self.paths[row], *self.piece(row))
+            if key not in members:
+                places[key] = len(members)
+                members[key] = self.member(row)
+            lines.append(self.line(row) | {"audio_filepath": members[key].name, "shard_id": number})
+            member_of.append(places[key])
+        return Shard(number, list(members.values()), lines, member_of)
+
+    def piece(self, row: int) -> tuple[float | None, float | None]:
+        """Offset and duration in seconds of what is cut out of the file; None, None: nothing is."""
+        return (float(self.table.offsets[row]), _seconds(self.table, row)) if self.slice_with_offset else (None, None)
+
+    def member(self, row: int) -> Member:
+        table, piece = self.table, self.piece(row)
+        name = self.names.new(table.name(row), piece, self.codec)
+        manifest = table.manifests[table.manifest_numbers[row]]
+        return Member(name, self.paths[row], *piece, manifest, int(table.lines[row]))
+
+    def line(self, row: int) -> dict:
+        """The line of the manifest, without what names its audio."""
+        entry = self.entries.of(row)
+        if self.slice_with_offset:
             entry["source_audio_offset"] = entry.pop("offset", 0.0)
         entry.pop("audio_filename", None)
-        lines.append(entry | {"audio_filepath": members[key].name, "shard_id": number})
-        member_of.append(places[key])
-    return Shard(number, list(members.values()), lines, member_of)
+        return entry
 
 
 def _seconds(table: UtteranceTable, row: int) -> float | None:
