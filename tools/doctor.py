@@ -26,8 +26,10 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.tarred import tar_table
-from parts.preprocessing.manifest import UtteranceTable, manifest_paths, read_table
+from parts.preprocessing.manifest import read_table
+from parts.preprocessing.manifest_paths import manifest_paths
 from parts.preprocessing.segment import ChannelSelector, check_channel_selector
+from parts.preprocessing.utterances import UtteranceTable
 from tools.checkup.clean import Cleaned, clean_path, write_clean
 from tools.checkup.columns import Columns
 from tools.checkup.line_check import REJECTED, LineCheck, listed

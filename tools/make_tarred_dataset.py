@@ -37,6 +37,7 @@ from parts.preprocessing.utterances import UtteranceTable
 from tools.tarring.plan import Shard, missing_files, plan_shards
 from tools.tarring.shards import CONTAINERS, ShardReport, write_json_lines, write_shard
 from utils.errors import one_line_errors
+from utils.rejects_list import FILE_NAME, entry_of
 
 COMPLETE, INCOMPLETE, NOT_DONE = 0, 1, 2
 MANIFEST = "tarred_audio_manifest.json"
@@ -192,10 +193,10 @@ def tell(folder: Path, reports: list[ShardReport], rejected: list[BadSample]) ->
     print(
         f"{folder}: {len(reports)} shards, {size:.1f} MB" + (f"; {there} of them were there already" if there else "")
     )
-    listing = folder / "rejects.jsonl"
+    listing = folder / FILE_NAME
     listing.unlink(missing_ok=True)
     if rejected:
-        write_json_lines(listing, [bad._asdict() for bad in rejected])
+        write_json_lines(listing, [entry_of(bad) for bad in rejected])
         print(f"{len(rejected)} lines or files can't be used and are left out, see {listing}", file=sys.stderr)
 
 

@@ -9,11 +9,12 @@ import pytest
 import soundfile
 
 from data.noise import load_noise_audio
+from parts.preprocessing.audio_file import REASONS
 from parts.preprocessing.manifest import read_table
 from tools import doctor
 from tools.checkup.findings import FINDINGS
 from tools.checkup.line_check import LineCheck
-from tools.checkup.report import REASONS
+from tools.checkup.report import ADVICE
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 16000
@@ -114,7 +115,7 @@ def test_rejects_are_written_as_json_lines(planted, check, tmp_path):
     rejects = [json.loads(line) for line in lines]
     assert [reject["line"] for reject in rejects] == sorted(reject["line"] for reject in rejects)
     assert all(list(reject) == ["manifest", "line", "path", "reason", "detail"] for reject in rejects)
-    assert {reject["reason"] for reject in rejects} == REASONS.keys()
+    assert {reject["reason"] for reject in rejects} == {*REASONS}
     assert Path(rejects[0]["path"]).name == "zero.wav"
 
 
@@ -282,7 +283,7 @@ def test_the_text_fits_an_ascii_console_and_names_every_reason_and_finding(plant
     assert max(map(len, text.splitlines())) < 80
     assert "21 lines of 1 manifest: 13 used (12.00 s), 8 rejected" in text
     words = " ".join(text.split())
-    assert all(f"{count} {reason}. {REASONS[reason]}" in words for reason, count in PLANTED_REJECTS.items())
+    assert all(f"{count} {reason}. {ADVICE[reason]}" in words for reason, count in PLANTED_REJECTS.items())
     assert all(f"{n} {FINDINGS[name].says}. {FINDINGS[name].advice}" in words for name, n in PLANTED_FINDINGS.items())
 
 

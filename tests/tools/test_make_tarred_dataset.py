@@ -221,11 +221,21 @@ def test_what_cannot_be_packed_is_listed_and_the_rest_packed(source, tmp_path):
     (source.parent / "a_x.wav").write_bytes(b"no audio")
     soundfile.write(source.parent / "z.wav", np.full(9000, np.nan), RATE, subtype="FLOAT")  # FLAC would make it finite
     assert run(source, tmp_path / "out", "--num_shards", "2", "--force_codec", "flac") == 1
-    with open(tmp_path / "out" / "rejects.jsonl") as lines:
-        rejected = {os.path.basename(bad["path"]): (bad["reason"], bad["line"]) for bad in map(json.loads, lines)}
+    with open(tmp_path / "out" / "rejects.jsonl", encoding="utf-8") as lines:
+        entries = [json.loads(line) for line in lines]
+    assert all(list(entry) == ["manifest", "line", "path", "reason", "detail"] for entry in entries)
+    rejected = {os.path.basename(bad["path"]): (bad["reason"], bad["line"]) for bad in entries}
     assert rejected == {"v.wav": ("unreadable", 7), "a_x.wav": ("unreadable", 5), "z.wav": ("non_finite", 4)}
     kept = audio_of(read(tmp_path / "out", 2))
     assert sorted(speaker for speaker, _ in kept) == ["s0", "s1", "s2", "s5"]
+
+
+def test_a_name_that_no_file_can_have_is_listed(source, tmp_path):
+    with open(source, "a", encoding="utf-8") as lines:
+        lines.write('{"audio_filepath": "\\ud800.wav", "duration": 1.0}\n')
+    assert run(source, tmp_path / "out", "--num_shards", "2") == 1
+    (bad,) = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text(encoding="utf-8").splitlines())
+    assert (bad["line"], bad["reason"]) == (9, "unreadable")
 
 
 def test_a_dry_run_writes_nothing(source, tmp_path, capsys):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from parts.batch_types import BadSample
-from parts.preprocessing.manifest import UtteranceTable
+from parts.preprocessing.utterances import UtteranceTable
 from tools.checkup.line_check import REJECTED, CheckedLine
 
 ROW = np.dtype(

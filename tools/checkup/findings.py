@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data.noise import SILENCE_DB
-from parts.preprocessing.manifest import UtteranceTable, manifest_lines
+from parts.preprocessing.manifest import manifest_lines
+from parts.preprocessing.utterances import UtteranceTable
 from tools.checkup.columns import Columns
 from tools.checkup.line_check import USED
 

@@ -4,16 +4,14 @@ import hashlib
 import math
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import soundfile
 
-from parts.preprocessing.audio_file import UNKNOWN_FRAMES
-from parts.preprocessing.manifest import Utterance, UtteranceTable
-from parts.preprocessing.segment import BadAudio, ChannelSelector, header_seconds, open_audio, read_usable
-
-if TYPE_CHECKING:
-    import soundfile
+from parts.preprocessing.audio_file import UNKNOWN_FRAMES, BadAudio, header_seconds, open_audio
+from parts.preprocessing.segment import ChannelSelector, read_usable
+from parts.preprocessing.utterances import Utterance, UtteranceTable
 
 CACHED_FRAMES = 1 << 14  # measured at once: they stay in the cache from one look to the next
 TAIL_SECONDS = 0.05  # read at the claimed end of a file, to see whether it is there
@@ -196,7 +194,7 @@ def short_hash(digest: "hashlib._Hash") -> int:
     return int.from_bytes(digest.digest()[:8], "little")
 
 
-def true_end(file: "soundfile.SoundFile", stated_end: int) -> int:
+def true_end(file: soundfile.SoundFile, stated_end: int) -> int:
     """Frames of a file that goes on behind `stated_end`, if the last that its header claims is there; else 0."""
     tail = min(int(TAIL_SECONDS * file.samplerate), file.frames - stated_end)
     if tail <= 0 or file.frames == UNKNOWN_FRAMES or not file.can_seek():
@@ -204,5 +202,5 @@ def true_end(file: "soundfile.SoundFile", stated_end: int) -> int:
     try:
         file.seek(file.frames - tail)
         return file.frames if len(file.read(tail)) == tail else 0
-    except RuntimeError:  # soundfile's errors are such: a file cut behind this piece
+    except soundfile.SoundFileError:  # a file cut behind this piece
         return 0

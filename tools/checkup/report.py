@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from parts.batch_types import BadSample
+from parts.preprocessing.audio_file import REASONS
 from tools.checkup.columns import Columns
 from tools.checkup.findings import FINDINGS, Finding
 from tools.checkup.line_check import ABOVE_MAX, BELOW_MIN, USED
+from utils.rejects_list import entry_of
 
-REASONS = {
+ADVICE = {
     "unreadable": "Look whether the files are there and open elsewhere; fetch or convert them again.",
     "empty": "These files hold no samples: their recording or conversion failed; make them again.",
     "non_finite": "NaN or infinite samples come from a processing step that divided by zero; make them again.",
@@ -37,7 +39,7 @@ def summarise(columns: Columns, options: dict) -> dict:
         "above_max_duration": int(np.count_nonzero(rows["status"] == ABOVE_MAX)),
         "rejected": len(rejects),
         "rejected_by_reason": {reason: sum(bad.reason == reason for bad in rejects) for reason in REASONS},
-        "rejects": [as_dict(bad) for bad in rejects],
+        "rejects": [entry_of(bad) for bad in rejects],
         "manifests": manifest_counts(columns, rejects),
         "hours": hours(rows[used]),
         "seconds": spread(rows["seconds"][used]),
@@ -48,13 +50,8 @@ def summarise(columns: Columns, options: dict) -> dict:
         "clipped_share": mean(rows["clipped"][used]),
         "dc_offset_mean": mean(np.abs(rows["dc"][used])),
         "findings": {name: summarise_finding(finding, columns, used) for name, finding in FINDINGS.items()},
-        "advice": {reason: REASONS[reason] for reason in REASONS if any(bad.reason == reason for bad in rejects)},
+        "advice": {reason: ADVICE[reason] for reason in REASONS if any(bad.reason == reason for bad in rejects)},
     }
-
-
-def as_dict(bad: BadSample) -> dict:
-    """The fields of a rejects file, in its order."""
-    return {"manifest": bad.manifest, "line": bad.line, "path": bad.path, "reason": bad.reason, "detail": bad.detail}
 
 
 def manifest_counts(columns: Columns, rejects: Sequence[BadSample]) -> list[dict]:

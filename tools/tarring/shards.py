@@ -185,7 +185,9 @@ def _checksum(file: io.BufferedReader, start: int, size: int) -> int:
 
 
 def text_of(lines: Sequence[dict]) -> str:
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    """JSON lines. What has no UTF-8, half a surrogate pair, is escaped."""
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_json_lines(path: Path, lines: Sequence[dict]) -> None:
