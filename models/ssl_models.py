@@ -32,6 +32,8 @@ from modules.ssl_modules.masking import ConvFeatureMaskingWrapper
 from parts.batch_types import AudioNoiseBatch
 from utils.rejects import Rejects
 
+EMPTY_FRAMES = 128  # of no utterance: enough for any subsampling
+
 
 @dataclass
 class Features:
@@ -198,8 +200,8 @@ class EncDecMaskedTokenPredModel(ModelPT):
     # what is logged
 
     def training_step(self, batch: AudioNoiseBatch, batch_idx: int = 0) -> Tensor:
-        if len(batch) == 0:  # no sample could be read: DDP's other ranks still wait for gradients
-            return sum(p.sum() for p in self.parameters() if p.requires_grad) * 0.0
+        if len(batch) == 0:
+            return self.nothing_learned()
         scored = self.step(batch)
         self.log_dict(
             {
@@ -212,6 +214,19 @@ class EncDecMaskedTokenPredModel(ModelPT):
             batch_size=len(batch),
         )
         return scored.loss
+
+    def nothing_learned(self) -> Tensor:
+        """(): 0, with a graph over all parameters, for a batch without utterances.
+
+        Other ranks may have some: they wait for this one's gradients, and in synced batch norms for its share of the
+        statistics, which is that of no utterances.
+        """
+        gradients = sum(p.sum() for p in self.parameters() if p.requires_grad) * 0.0
+        if self.world_size == 1:
+            return gradients
+        frames = torch.zeros(0, self.cfg.preprocessor.features, EMPTY_FRAMES, device=self.device)  # (0, F, T)
+        encoded, _ = self.encoder(audio_signal=frames, length=frames.new_zeros(0, dtype=torch.int64))
+        return gradients + encoded.sum() * 0.0
 
     def evaluation_step(self, batch: AudioNoiseBatch) -> tuple[dict[str, Tensor], int]:
         """Loss and masked accuracy over the scored codes of a batch, and their number; masks are seeded per sample."""

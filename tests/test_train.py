@@ -177,6 +177,24 @@ def test_processes_that_lightning_starts_train_too(strategy):
     assert len(list(run_folder().rglob("*last.ckpt"))) == 1
 
 
+@pytest.mark.slow
+def test_a_rank_that_is_left_without_an_utterance_stops_no_run(data):
+    """With synced batch norms, as by default: the other rank waits for its share of the statistics."""
+    lines = (data / "train.json").read_text(encoding="utf-8").splitlines()
+    (data / "train.json").write_text("\n".join(lines[:3]), encoding="utf-8")
+    done = command(
+        "model.train_ds.manifest_filepath=train.json",
+        "trainer.strategy=ddp",
+        "trainer.devices=2",
+        "trainer.accelerator=cpu",
+        *TINY,
+        "model.train_ds.batch_size=1",
+        "model.train_ds.drop_last=false",
+        "trainer.max_steps=4",
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # mistakes
 
 

@@ -40,11 +40,12 @@ class SyncBatchNorm(_BatchNorm):
         values = x.float()
         count = values.new_tensor([values.numel() / values.shape[1]])
         total = SumOverRanks.apply(torch.cat([values.sum(other_axes), count]))
-        count = total[-1].detach()
+        count = total[-1].detach().clamp(min=1)  # no rank may have any
         mean = total[:-1] / count                                                    # (C,)
         centred = values - mean.view(per_channel)
         variance = SumOverRanks.apply(centred.square().sum(other_axes)) / count      # (C,)
-        self._update_running(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
+        if total[-1] > 0:
+            self._update_running(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         normalised = centred * torch.rsqrt(variance + self.eps).view(per_channel)
         if self.affine:
             normalised = normalised * self.weight.view(per_channel) + self.bias.view(per_channel)

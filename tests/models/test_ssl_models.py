@@ -148,6 +148,18 @@ def test_a_batch_without_any_readable_sample_trains_nothing(small_config):
     assert all(p.grad.eq(0).all() for p in model.parameters() if p.requires_grad)
 
 
+@POSITIONS
+def test_beside_other_ranks_no_utterances_go_through_the_encoder(small_config, mask_position, monkeypatch):
+    model = EncDecDenoiseMaskedTokenPredModel(cfg=small_config(mask_position=mask_position)).train()
+    monkeypatch.setattr(type(model), "world_size", 2)
+    seen = []
+    model.encoder.layers[0].conv.batch_norm.register_forward_hook(lambda norm, given, found: seen.append(found.shape))
+    loss = model.training_step(noisy_batch(()))
+    loss.backward()
+    assert loss.item() == 0.0 and [shape[0] for shape in seen] == [0]
+    assert all(p.grad.eq(0).all() for p in model.parameters() if p.requires_grad)
+
+
 @pytest.mark.parametrize("own", [[], [Rejects()]])
 def test_a_run_counts_what_it_leaves_out_once(small_config, own):
     model = EncDecDenoiseMaskedTokenPredModel(cfg=small_config())

@@ -41,15 +41,26 @@ def run_rank(rank: int, folder: str) -> None:
         grads = {name: p.grad for name, p in synced.named_parameters()}
         result = {"output": output, "input_grad": part.grad, "grads": grads, "state": synced.state_dict()}
         torch.save(result, f"{folder}/{momentum}-{rank}")
+    torch.save(beside_nothing(rank), f"{folder}/nothing-{rank}")
     dist.destroy_process_group()
 
 
+def beside_nothing(rank: int) -> dict:
+    """What a rank computes where the second one has no items, in the first step, or none has, in the second."""
+    synced = SyncBatchNormOnCpu().apply(model(0.1))
+    part = parts()[0] if rank == 0 else torch.zeros(0, CHANNELS, 4)
+    output = synced(part)
+    loss_of([output]).backward()
+    synced(torch.zeros(0, CHANNELS, 4)).sum().backward()
+    return {"output": output, "grads": [p.grad for p in synced.parameters()], "state": synced.state_dict()}
+
+
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory) -> Callable[[float | None], list[dict]]:
+def two_ranks(tmp_path_factory) -> Callable[[float | str | None], list[dict]]:
     """momentum -> what each rank computed"""
     folder = tmp_path_factory.mktemp("ranks")
     spawn(run_rank, (str(folder),), nprocs=2)
-    return lambda momentum: [torch.load(folder / f"{momentum}-{rank}") for rank in (0, 1)]
+    return lambda name: [torch.load(folder / f"{name}-{rank}") for rank in (0, 1)]
 
 
 def joined(momentum: float | None) -> tuple[list[Tensor], list[Tensor], nn.Module]:
@@ -109,3 +120,15 @@ def test_torchs_own_refuses_to_run_on_cpu_over_ranks(tmp_path):
             nn.SyncBatchNorm(CHANNELS)(parts()[0])
     finally:
         dist.destroy_process_group()
+
+
+def test_a_rank_without_items_takes_part_and_changes_nothing(two_ranks):
+    alone = model(0.1)
+    output = alone(parts()[0])
+    loss_of([output]).backward()
+    one, other = two_ranks("nothing")
+    torch.testing.assert_close(one["output"], output)
+    torch.testing.assert_close(one["grads"], [p.grad for p in alone.parameters()])
+    for name in ("0.running_mean", "0.running_var"):
+        torch.testing.assert_close(one["state"][name], alone.state_dict()[name])
+        torch.testing.assert_close(other["state"][name], one["state"][name])
