@@ -17,7 +17,7 @@ import numpy as np
 from data.tar_index import TarIndex, tar_index
 from parts.batch_types import BadSample
 from parts.preprocessing.audio_file import BadAudio
-from parts.preprocessing.manifest import keep_durations, manifest_lines, read_manifests
+from parts.preprocessing.manifest import keep_durations, manifest_lines, read_manifests, within
 from parts.preprocessing.manifest_paths import SHARD_STRATEGIES, manifest_paths
 from parts.preprocessing.utterances import UtteranceTable
 from utils.logging import info_once, logger, warn_once
@@ -31,23 +31,21 @@ class TarTable(UtteranceTable):
     """Utterances whose audio lies in tar files.
 
     tars: paths of the shards, in their order.
-    shards: (U,) int32, which of `tars`.
+    shards: (U,) int64, which of `tars`.
     starts, sizes: (U,) int64 bytes, where the audio file begins in it and how long it is.
+    nemo_ids, num_nemo_ids: (U,) int64; NeMo 3.0.0's sample ids, and its length of the data set, count all manifest
+        lines within the duration bounds, those of shards that weren't given included.
 
     A tar is opened for each read, which costs some 10 us and leaves nothing for forked workers to share.
     """
 
-    columns = (*UtteranceTable.columns, "shards", "starts", "sizes")
-
-    def __init__(
-        self, lines: UtteranceTable, tars: Sequence[str], shards: np.ndarray, starts: np.ndarray, sizes: np.ndarray
-    ):
-        """lines: the manifest's, of which each row has its place in a tar."""
-        vars(self).update(vars(lines))
-        self.tars = tuple(tars)
-        self.shards = np.asarray(shards, dtype=np.int32)
-        self.starts = np.asarray(starts, dtype=np.int64)
-        self.sizes = np.asarray(sizes, dtype=np.int64)
+    columns = (*UtteranceTable.columns, "shards", "starts", "sizes", "nemo_ids")
+    tars: tuple[str, ...]
+    shards: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
+    nemo_ids: np.ndarray
+    num_nemo_ids: int
 
     def path(self, index: int) -> str:
         """`folder/audio_0.tar/name.wav`: for messages, as no such file exists."""
@@ -80,7 +78,8 @@ def tar_table(
 
     A line belongs to the member with its file name, without folder and extension, as in NeMo. Several lines may name
     one member, with offsets of their own, or as `name-sub1`, `name-sub2`, which NeMo's script writes (and NeMo 3.0.0
-    then never reads). Members without a line are left out; lines without a member are in the table's `rejected`.
+    then never reads). Members without a line are left out, and so are lines of shards that weren't given (by their
+    `shard_id`). Lines without a member of a shard that was given are in the table's `rejected`.
     Raises ValueError where no line has a member.
     """
     tars = manifest_paths(tarred_audio_filepaths, f"{config_path}.tarred_audio_filepaths", kind="tar file")
@@ -90,10 +89,15 @@ def tar_table(
     for tar, index in zip(tars, indexes, strict=True):
         if index.cut_off:
             logger.warning("%s: not a whole tar file; only its first %d members are read", tar, len(index.names))
-    return keep_durations(match_lines(lines, tars, indexes, config_path), min_duration, max_duration, config_path)
+    table = match_lines(lines, tars, indexes, config_path)
+    is_within = within(lines.durations, min_duration, max_duration)
+    ids = np.cumsum(is_within) - 1
+    table = table.like(nemo_ids=ids[table.nemo_ids], num_nemo_ids=int(is_within.sum()))
+    return keep_durations(table, min_duration, max_duration, config_path)
 
 
 def match_lines(lines: UtteranceTable, tars: Sequence[str], indexes: Sequence[TarIndex], config_path: str) -> TarTable:
+    """The lines that have a member; as if there were no bounds of durations."""
     members = Members(tars, indexes)
     places = np.array([members.find(lines, row) for row in range(len(lines))])
     is_there = places >= 0
@@ -104,16 +108,29 @@ def match_lines(lines: UtteranceTable, tars: Sequence[str], indexes: Sequence[Ta
             f"{config_path}.tarred_audio_filepaths: none of {len(lines)} manifest lines names a member of them "
             f"({tars[0]!r}, ...); give the tar files that belong to {config_path}.manifest_filepath"
         )
-    kept, places = lines.select(np.flatnonzero(is_whole)), places[is_whole]
-    absent = _reject(lines, ~is_there, "the tar files have no member of this name")
+    is_elsewhere = members.of_other_shards(lines, places)
+    absent = _reject(lines, ~is_there & ~is_elsewhere, "the tar files have no member of this name")
     cut_off = _reject(lines, is_there & ~is_whole, "the tar file ends inside this member")
-    kept.rejected = (*lines.rejected, *absent, *cut_off)
+    if is_elsewhere.any():
+        num_elsewhere = np.count_nonzero(is_elsewhere)
+        info_once(f"{config_path}: {num_elsewhere} of {len(lines)} lines are left out: their shards aren't given")
     if absent or cut_off:
         warn_once(f"{config_path}: {len(absent) + len(cut_off)} of {len(lines)} lines have no audio in the tar files")
+    rows = np.flatnonzero(is_whole)
+    places = places[rows]
     unlisted = len(members.names) - len(np.unique(places)) - len(cut_off)
     if unlisted > 0:
         info_once(f"{config_path}: {unlisted} of {len(members.names)} members of the tar files have no line")
-    return TarTable(kept, tars, members.shards[places], members.starts[places], members.sizes[places])
+    return lines.select(rows).like(
+        TarTable,
+        rejected=(*lines.rejected, *absent, *cut_off),
+        tars=tuple(tars),
+        shards=members.shards[places],
+        starts=members.starts[places],
+        sizes=members.sizes[places],
+        nemo_ids=rows,
+        num_nemo_ids=len(lines),
+    )
 
 
 def _reject(lines: UtteranceTable, is_bad: np.ndarray, detail: str) -> list[BadSample]:
@@ -136,7 +153,7 @@ class Members:
         self.sizes = _column(index.sizes for index in indexes)
         self.are_cut_off = self.starts + self.sizes > np.repeat([index.tar_bytes for index in indexes], counts)
         self.shard_numbers = [_last_number(tar, position) for position, tar in enumerate(tars)]
-        self.shard_ids: dict[str, list[object]] = {}
+        self.shard_ids: dict[str, list[int | str | None]] = {}
         self.first: dict[str, int] = {}
         self.others: dict[str, list[int]] = {}  # where names are not unique
         for place, name in enumerate(self.names):
@@ -152,10 +169,7 @@ class Members:
             key = re.sub(r"-sub\d+$", "", key)
         if key not in self.others:
             return self.first.get(key, -1)
-        manifest = lines.manifests[lines.manifest_numbers[row]]
-        if manifest not in self.shard_ids:
-            self.shard_ids[manifest] = shard_ids(manifest)
-        shard = self.shard_ids[manifest][lines.lines[row] - 1]
+        shard = self.shard_id(lines, row)
         return min(
             (self.first[key], *self.others[key]),
             key=lambda place: (
@@ -163,6 +177,27 @@ class Members:
                 not self.names[place].endswith(name),
             ),
         )
+
+    def shard_id(self, lines: UtteranceTable, row: int) -> int | str | None:
+        """What a line says of its shard; None where it says nothing."""
+        manifest = lines.manifests[lines.manifest_numbers[row]]
+        if manifest not in self.shard_ids:
+            self.shard_ids[manifest] = shard_ids(manifest)
+        return self.shard_ids[manifest][lines.lines[row] - 1]
+
+    def of_other_shards(self, lines: UtteranceTable, places: np.ndarray) -> np.ndarray:
+        """(U,) bool: lines without a place (-1) whose shard isn't among the tars.
+
+        A tar's shard is that of the lines found in it; where there are none, the number in its name.
+        """
+        is_elsewhere = places < 0
+        if is_elsewhere.any():
+            ids = [self.shard_id(lines, row) for row in range(len(lines))]
+            given = {None, *itertools.compress(ids, ~is_elsewhere)}
+            silent = {*range(len(self.shard_numbers))} - {*self.shards[places[~is_elsewhere]].tolist()}
+            given.update(self.shard_numbers[tar] for tar in silent)
+            is_elsewhere &= [shard not in given for shard in ids]
+        return is_elsewhere
 
 
 def _column(parts: Iterable[Sequence[int]]) -> np.ndarray:
@@ -181,16 +216,17 @@ def _last_number(path: str, otherwise: int) -> int:
     return int(number[1]) if number else otherwise
 
 
-def shard_ids(manifest: str) -> list[object]:
+def shard_ids(manifest: str) -> list[int | str | None]:
     """The `shard_id` of each line, which a table doesn't keep: it matters only where names aren't unique."""
     return [_shard_id(line) for line in manifest_lines(manifest)]
 
 
-def _shard_id(line: bytes) -> object:
+def _shard_id(line: bytes) -> int | str | None:
     try:
-        return json.loads(line)["shard_id"]
+        shard = json.loads(line)["shard_id"]
     except (ValueError, TypeError, KeyError):  # blank, broken, or without
         return None
+    return shard if isinstance(shard, int | str) else None
 
 
 def nemo_order(

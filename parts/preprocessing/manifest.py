@@ -180,14 +180,13 @@ def keep_durations(
     Raises ValueError when nothing is left, saying which bound to move.
     """
     table = measure_durations(table)
-    is_short = table.durations < (-math.inf if min_duration is None else min_duration)
-    is_long = table.durations > (math.inf if max_duration is None else max_duration)
-    short, long = table.durations[is_short], table.durations[is_long]
+    short = table.durations[~within(table.durations, min_duration, None)]
+    long = table.durations[~within(table.durations, None, max_duration)]
     counts = (
         f"{len(short)} shorter than min_duration={min_duration} ({_hours(short)}), "
         f"{len(long)} longer than max_duration={max_duration} ({_hours(long)})"
     )
-    kept = table.select(np.flatnonzero(~(is_short | is_long)))
+    kept = table.select(np.flatnonzero(within(table.durations, min_duration, max_duration)))
     if not len(kept):
         raise ValueError(f"{section}: no utterance is left: {counts}; {_bounds_to_move(short, long)}")
     logger.info("%s: kept %d utterances (%s); dropped %s", section, len(kept), _hours(kept.durations), counts)
@@ -195,6 +194,13 @@ def keep_durations(
     if unknown:
         logger.warning("%s: %d of them have neither a duration nor a readable header", section, unknown)
     return kept
+
+
+def within(durations: np.ndarray, min_duration: float | None, max_duration: float | None) -> np.ndarray:
+    """(U,) bool: neither shorter nor longer, in seconds; NaN is neither."""
+    is_short = durations < (-math.inf if min_duration is None else min_duration)
+    is_long = durations > (math.inf if max_duration is None else max_duration)
+    return ~(is_short | is_long)
 
 
 def measure_durations(table: UtteranceTable) -> UtteranceTable:

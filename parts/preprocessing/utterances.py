@@ -4,14 +4,15 @@ Columns are numpy arrays and one `bytes`, so forked loader workers read the pare
 would copy a list of a million objects (each look at an object writes its reference count).
 """
 
-import copy
 import os
 from collections.abc import Iterable, Sequence
-from typing import BinaryIO, ClassVar, NamedTuple
+from typing import BinaryIO, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from parts.batch_types import BadSample
+
+Table = TypeVar("Table", bound="UtteranceTable")
 
 
 class Utterance(NamedTuple):
@@ -126,21 +127,18 @@ class UtteranceTable(Sequence[Utterance]):
 
     def select(self, rows: np.ndarray) -> "UtteranceTable":
         """The table of these rows, in this order; file names aren't copied."""
-        table = copy.copy(self)
-        for column in self.columns:
-            setattr(table, column, getattr(self, column)[rows])
-        return table
+        return self.like(**{column: getattr(self, column)[rows] for column in self.columns})
 
     def with_measured(self, rows: np.ndarray, seconds: np.ndarray) -> "UtteranceTable":
         """The table with durations that were read from headers; NaN where a header couldn't be read."""
-        table = copy.copy(self)
-        table.durations, table.is_measured = self.durations.copy(), self.is_measured.copy()
-        table.durations[rows], table.is_measured[rows] = seconds, True
-        return table
+        durations, is_measured = self.durations.copy(), self.is_measured.copy()
+        durations[rows], is_measured[rows] = seconds, True
+        return self.like(durations=durations, is_measured=is_measured)
 
-    def __copy__(self) -> "UtteranceTable":
-        table = object.__new__(type(self))
-        table.__dict__.update(self.__dict__)  # all names with it, unlike a pickle
+    def like(self, kind: type[Table] | None = None, **changes: object) -> Table:
+        """A table of `kind`, or of this one's, with all that this one has but for `changes`; nothing is copied."""
+        table = object.__new__(kind or type(self))
+        vars(table).update(vars(self), **changes)
         return table
 
     def __getstate__(self) -> dict:

@@ -116,6 +116,64 @@ def test_lines_without_a_member_are_rejected_and_members_without_a_line_left_out
     ]
 
 
+def in_shards(*names_of_shards: str) -> dict:
+    return {name: {f"{name}{n}.wav": wav_bytes(n) for n in (0, 1)} for name in names_of_shards}
+
+
+def lines_in(tars: dict) -> list[dict]:
+    """Lines of 0.1 s, 0.2 s and so on; the shards are numbered in their order."""
+    places = [(name, shard) for shard, members in enumerate(tars.values()) for name in members]
+    return [
+        {"audio_filepath": name, "duration": 0.1 * number, "shard_id": shard}
+        for number, (name, shard) in enumerate(places, 1)
+    ]
+
+
+@pytest.mark.parametrize("tar_names", [("audio_0.tar", "audio_1.tar", "audio_2.tar"), ("a.tar", "b.tar", "c.tar")])
+@pytest.mark.parametrize("given", [(2, 0), (1,), (0, 1, 2)])
+def test_lines_of_shards_that_arent_given_are_no_rejects(tmp_path, tar_names, given):
+    tars = in_shards(*tar_names)
+    lines = lines_in(tars)
+    table = table_of(tmp_path, {tar_names[shard]: tars[tar_names[shard]] for shard in given}, lines)
+    assert names(table) == [line["audio_filepath"] for line in lines if line["shard_id"] in given]
+    assert not table.rejected
+
+
+def test_lines_of_shards_that_arent_given_are_counted(tmp_path, caplog):
+    _, manifest = write_shards(tmp_path)
+    tar_table(str(tmp_path / "audio_1.tar"), manifest, "a.section")
+    assert "a.section: 4 of 6 lines are left out: their shards aren't given" in caplog.messages
+
+
+def test_a_line_without_a_member_of_a_given_shard_is_a_reject_although_others_arent_given(tmp_path):
+    tars = in_shards("audio_0.tar", "audio_1.tar", "audio_2.tar")
+    lines = lines_in(tars)
+    del tars["audio_1.tar"], tars["audio_0.tar"]["audio_0.tar1.wav"]
+    tars["audio_2.tar"] = {}
+    table = table_of(tmp_path, tars, lines)
+    assert names(table) == ["audio_0.tar0.wav"]
+    assert [bad.line for bad in table.rejected] == [2, 5, 6]
+
+
+def test_lines_that_say_nothing_of_a_shard_need_a_member(tmp_path):
+    lines = [{"audio_filepath": "a.wav"}, {"audio_filepath": "b.wav"}, {"audio_filepath": "c.wav", "shard_id": [1]}]
+    table = table_of(tmp_path, {"audio_0.tar": {"a.wav": wav_bytes(0)}}, lines)
+    assert [bad.line for bad in table.rejected] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "ids", "num_ids"),
+    [({}, [0, 1, 4, 5], 6), ({"min_duration": 0.15}, [0, 3, 4], 5), ({"max_duration": 0.55}, [0, 1, 4], 5)],
+)
+def test_nemos_ids_count_all_lines_within_the_bounds(tmp_path, bounds, ids, num_ids):
+    tars = in_shards("audio_0.tar", "audio_1.tar", "audio_2.tar")
+    lines = lines_in(tars)
+    del tars["audio_1.tar"]
+    table = table_of(tmp_path, tars, lines, **bounds)
+    assert (table.nemo_ids.tolist(), table.num_nemo_ids) == (ids, num_ids)
+    assert table.select(np.array([2, 0])).nemo_ids.tolist() == [ids[2], ids[0]]
+
+
 def test_a_tar_that_is_cut_off_gives_what_it_has(tmp_path):
     pattern, manifest = write_shards(tmp_path, shards=2, per_shard=4)
     with open(tmp_path / "audio_1.tar", "r+b") as tar:
