@@ -8,25 +8,20 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from data.audio_to_text import ManifestDataset
-from data.collate import BatchAugmentor, collate_audio_noise
-from data.noise import read_noise_manifest, sample_noise
-from data.padding import check_pad_audio_mode, pad_audio
+from data.collate import BatchAugmentor
+from data.noisy_speech import MAX_REPLACEMENTS, NoisySpeech, OtherTalkers, generator_of, rejection
 from data.samplers import Draw
-from data.settings import HAS_NO_EFFECT, READS_NO_TEXT, refuse_unless_neutral
+from data.settings import HAS_NO_EFFECT, READS_NO_TEXT
 from parts.batch_types import AudioNoiseBatch, AudioNoiseItem, BadSample
-from parts.preprocessing.perturb import Augmentor, build_augmentor
-from parts.preprocessing.reverberation import RoomImpulseResponses
+from parts.preprocessing.perturb import Augmentor
 from parts.preprocessing.segment import BadAudio, ChannelSelector
 from parts.preprocessing.utterances import UtteranceTable
-from utils.rejects_list import log_reject
+from utils.config_check import refuse_unless_neutral
 
-MAX_REPLACEMENTS = 20  # other samples tried for one that can't be used
-SIMILAR = 1000  # how many are next to it in length, of which they are drawn
+SIMILAR = 1000  # how many are next to a sample in length, of which one that stands in for it is drawn
 
 
 class AudioNoiseDataset(ManifestDataset):
@@ -95,7 +90,6 @@ class AudioNoiseDataset(ManifestDataset):
         refuse_unless_neutral(text_options, READS_NO_TEXT, "AudioNoiseDataset", "has no effect: no text is read")
         ids = {"return_sample_id": return_sample_id}
         refuse_unless_neutral(ids, HAS_NO_EFFECT, "AudioNoiseDataset", "has no effect: items always have an id")
-        check_pad_audio_mode(pad_audio_mode)
         super().__init__(
             manifest_filepath=manifest_filepath,
             sample_rate=sample_rate,
@@ -109,53 +103,40 @@ class AudioNoiseDataset(ManifestDataset):
             utterances=utterances,
             config_path=config_path,
         )
-        self.noise_manifest = noise_manifest
-        self.batch_augmentor = batch_augmentor
-        self.noise_data = read_noise_manifest(noise_manifest, f"{config_path}.noise_manifest")
-        self.min_audio_len_secs = min_audio_len_secs
-        self.pad_audio_mode = pad_audio_mode
-        self.augment = augmentor
-        if not isinstance(augmentor, Augmentor):
-            self.augment = build_augmentor(augmentor, sample_rate, f"{config_path}.augmentor")
+        self.noisy = NoisySpeech(
+            noise_manifest,
+            batch_augmentor,
+            min_audio_len_secs,
+            pad_audio_mode,
+            sample_rate=sample_rate,
+            augmentor=augmentor,
+            rir_manifest=rir_manifest,
+            rir_prob=rir_prob,
+            config_path=config_path,
+        )
         self.seed = (seed,) if isinstance(seed, int) else tuple(seed)
         self.mix_from_manifest = mix_from_manifest
-        self.reverberation = None
-        if rir_manifest is not None:
-            self.reverberation = RoomImpulseResponses(rir_manifest, rir_prob, sample_rate, config_path)
 
     @property
     def rejected_lines(self) -> tuple[BadSample, ...]:
         """Lines of the manifests, that of the noise included, that name no usable piece of audio."""
-        of_noise = [bad._replace(reason=f"noise_{bad.reason}") for bad in self.noise_data.rejected]
-        return (*super().rejected_lines, *of_noise)
+        return (*super().rejected_lines, *self.noisy.rejected_lines)
 
     def __getitem__(self, draw: Draw | int) -> AudioNoiseItem:
         """A plain index means epoch 0. No audio: this draw only fills up a rank, or nothing usable was found."""
         draw = draw if isinstance(draw, Draw) else Draw(0, draw)
         if draw.index is None:
             return AudioNoiseItem()
-        rng = self.generator(draw)
+        rng = generator_of(self.seed, *draw)
         item_seed = int(rng.integers(2**63))
         rejected: list[BadSample] = []
         index, speech = self.usable_speech(draw.index, rng, rejected)
-        if speech is None:
-            return AudioNoiseItem(seed=item_seed, rejected=tuple(rejected))
-        audio = self.segment(self.augment(speech, rng, rejected))
-        noise, noise_len = sample_noise(self.noise_data, self.sample_rate, len(audio), rng=rng, rejected=rejected)
-        return AudioNoiseItem(
-            sample_id=str(index),
-            audio=audio,
-            audio_len=torch.tensor(len(audio)),
-            noise=noise,
-            noise_len=noise_len,
-            seed=item_seed,
-            rejected=tuple(rejected),
-            talkers=OtherTalkers(self, index) if self.mix_from_manifest else None,
-        )
+        talkers = OtherTalkers(self.speech, len(self), index) if self.mix_from_manifest else None
+        return self.noisy.item(str(index), speech, item_seed, rng, rejected, talkers)
 
-    def generator(self, draw: Draw) -> np.random.Generator:
-        turn = (draw.turn,) if draw.turn else ()
-        return np.random.default_rng((*self.seed, draw.epoch, draw.index, *turn))
+    def speech(self, index: int) -> Tensor:
+        """What an utterance says, (N,) as it is mixed into others. Raises BadAudio."""
+        return self.noisy.segment(self.decode(index))
 
     def usable_speech(
         self, index: int, rng: np.random.Generator, rejected: list[BadSample]
@@ -167,7 +148,8 @@ class AudioNoiseDataset(ManifestDataset):
         try:
             return index, self.decode(index)
         except BadAudio as error:
-            rejected.append(self.rejection(index, error))
+            utterance = self.utterances[index]
+            rejected.append(rejection(utterance.audio_filepath, error, utterance.manifest, utterance.line))
         similar = self.similar(index)
         for index in rng.choice(similar, MAX_REPLACEMENTS).tolist() if len(similar) else ():
             try:
@@ -187,43 +169,5 @@ class AudioNoiseDataset(ManifestDataset):
         """(len,) indices, the shortest first; those of unknown length come before."""
         return np.argsort(np.nan_to_num(self.durations), kind="stable")
 
-    def rejection(self, index: int, error: BadAudio) -> BadSample:
-        """What is said of a sample that can't be used; in a loader's worker the process that trains logs it."""
-        utterance = self.utterances[index]
-        bad = BadSample(utterance.audio_filepath, error.reason, str(error), utterance.manifest, utterance.line)
-        if get_worker_info() is None:
-            log_reject(bad)
-        return bad
-
-    def segment(self, speech: np.ndarray) -> Tensor:
-        """(N,) -> (at least min_audio_len_secs,)"""
-        min_samples = int(self.min_audio_len_secs * self.sample_rate)
-        return pad_audio(torch.from_numpy(speech), min_samples, self.pad_audio_mode)
-
     def _collate_fn(self, batch: Sequence[AudioNoiseItem]) -> AudioNoiseBatch:
-        return collate_audio_noise(batch, self.batch_augmentor, self.reverberation)
-
-
-class OtherTalkers(Sequence):
-    """The speech of all other utterances of a manifest; decoded when it is asked for.
-
-    An utterance that can't be used is stood in for by the next that can; where none can, by no samples.
-    """
-
-    def __init__(self, dataset: AudioNoiseDataset, index: int):
-        self.dataset = dataset
-        self.index = index
-
-    def __len__(self) -> int:
-        return len(self.dataset) - 1
-
-    def __getitem__(self, talker: int) -> Tensor:
-        if not 0 <= talker < len(self):
-            raise IndexError(talker)
-        for step in range(min(len(self), 1 + MAX_REPLACEMENTS)):
-            other = (talker + step) % len(self)
-            try:
-                return self.dataset.segment(self.dataset.decode(other + (other >= self.index)))
-            except BadAudio:
-                continue  # it is listed at its own turn
-        return torch.zeros(0)
+        return self.noisy.collate(batch)

@@ -1,7 +1,8 @@
 """How the utterances of an epoch become batches: a fixed number, or utterances of similar length together.
 
 An epoch is a plan: a list of batches for all ranks together. It depends on the order and a random generator, so on
-(seed, epoch), and never on ranks or their number. Plans are arrays; a million utterances are planned in half a second.
+(seed, epoch), and never on ranks or their number, unless the order does (`tarred_shard_strategy: replicate`, see
+`data/ssl_dataset.py`). Plans are arrays; a million utterances are planned in half a second.
 """
 
 from collections.abc import Callable, Sequence
@@ -73,29 +74,24 @@ class FixedSize:
         return Plan(order, np.minimum(self.batch_size * np.arange(1, num_batches + 1), len(order)))
 
 
-def _by_place(plan: Plan, places: np.ndarray, buckets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return np.argsort(places, kind="stable")
+def _bucket_by_bucket(buckets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.argsort(buckets, kind="stable")
 
 
-def _bucket_by_bucket(plan: Plan, places: np.ndarray, buckets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return np.arange(len(plan))
-
-
-def _buckets_shuffled(plan: Plan, places: np.ndarray, buckets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _buckets_shuffled(buckets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     rank_of = rng.permutation(buckets.max(initial=0) + 1)
     return np.argsort(rank_of[buckets], kind="stable")
 
 
-def _all_shuffled(plan: Plan, places: np.ndarray, buckets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return rng.permutation(len(plan))
+def _all_shuffled(buckets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return rng.permutation(len(buckets))
 
 
-# which batch of a plan comes when, (K,): from the place in the order of each batch's first utterance, and its bucket
-ARRANGEMENTS: dict[str, Callable[..., np.ndarray]] = {
-    "in_order": _by_place,
-    "fixed_order": _bucket_by_bucket,
+# bucketing_strategy -> which batch comes when, (K,), from the bucket of each
+ARRANGEMENTS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "synced_randomized": _buckets_shuffled,
     "fully_randomized": _all_shuffled,
+    "fixed_order": _bucket_by_bucket,
 }
 
 
@@ -104,15 +100,16 @@ class Buckets:
     """Batches within buckets: no batch has utterances of two.
 
     bucket_of: (number of utterances,) bucket of each, from 0. batch_sizes: (number of buckets,) most utterances of a
-    batch. arrangement: a key of ARRANGEMENTS. The three with NeMo's names: "fixed_order" goes through one bucket after
-    the other, "synced_randomized" does so in another order each epoch, and "fully_randomized" shuffles the batches of
-    all buckets (NeMo 3.0.0: each rank goes through the buckets in an order of its own, which is no plan for all ranks).
+    batch. arrangement: a key of ARRANGEMENTS, with NeMo's names: "fixed_order" goes through one bucket after the other,
+    "synced_randomized" does so in another order each epoch, and "fully_randomized" shuffles the batches of all buckets
+    (NeMo 3.0.0: each rank goes through the buckets in an order of its own, which is no plan for all ranks). None: the
+    batches come by their first utterance.
     even: batches of a bucket are of equal size, rather than all full but the last.
     """
 
     bucket_of: np.ndarray
     batch_sizes: np.ndarray
-    arrangement: str = "fully_randomized"
+    arrangement: str | None = "fully_randomized"
     even: bool = True
 
     def __call__(self, order: np.ndarray, rng: np.random.Generator) -> Plan:
@@ -126,8 +123,9 @@ class Buckets:
         within = nth * count // num_batches[buckets] if self.even else np.minimum(nth * size, count)
         ends = within + (np.cumsum(counts) - counts)[buckets]
         plan = Plan(order[by_bucket], ends)
-        places = by_bucket[ends - np.diff(ends, prepend=0)]
-        return plan.reordered(ARRANGEMENTS[self.arrangement](plan, places, buckets, rng))
+        if self.arrangement is None:
+            return plan.reordered(np.argsort(by_bucket[ends - np.diff(ends, prepend=0)], kind="stable"))
+        return plan.reordered(ARRANGEMENTS[self.arrangement](buckets, rng))
 
 
 def duration_buckets(
@@ -138,31 +136,23 @@ def duration_buckets(
     quadratic_duration: float | None = None,
     batch_size: int | None = None,
     shuffle: bool = True,
-    config_path: str = "model.train_ds",
 ) -> Buckets:
     """Batches of utterances of similar length, as many as fit into `batch_duration` seconds with their padding.
 
-    durations: (number of utterances,) seconds. They are divided into `num_buckets` classes of length with about as
-    much audio in each; the batches of a class have as many utterances as its longest allow, and at least one.
+    durations: (number of utterances,) seconds, no NaN. They are divided into `num_buckets` classes of length with about
+    as much audio in each; the batches of a class have as many utterances as its longest allow, and at least one.
     quadratic_duration: an utterance of d seconds counts as d + d^2 / this, as attention over long ones costs more.
     batch_size: no more utterances than this. shuffle: batches come in random order, or else by their first utterance.
     Names, cost and equal amounts of audio per class as in lhotse. As sizes don't depend on the draw, every epoch that
     sees each utterance once has the same number of batches.
-    Raises ValueError for an unknown duration.
     """
-    if np.isnan(durations).any():
-        unknown = int(np.isnan(durations).sum())
-        raise ValueError(
-            f"{config_path}.batch_duration={batch_duration} needs every duration, and {unknown} of {len(durations)} "
-            "utterances have none: state `duration` in the manifest, or set batch_duration to null"
-        )
     bucket_of = equal_audio(durations, num_buckets or DEFAULT_NUM_BUCKETS)
     longest = np.zeros(bucket_of.max(initial=0) + 1)
     np.maximum.at(longest, bucket_of, durations)
     cost = longest + (longest**2 / quadratic_duration if quadratic_duration else 0)
     fitting = np.floor(batch_duration / np.maximum(cost, 1e-3) + 1e-9).astype(np.int64)
     sizes = np.clip(fitting, 1, batch_size)
-    return Buckets(bucket_of, sizes, "fully_randomized" if shuffle else "in_order")
+    return Buckets(bucket_of, sizes, "fully_randomized" if shuffle else None)
 
 
 def equal_audio(durations: np.ndarray, num_buckets: int) -> np.ndarray:
@@ -174,55 +164,32 @@ def equal_audio(durations: np.ndarray, num_buckets: int) -> np.ndarray:
     return np.unique(classes, return_inverse=True)[1][inverse]
 
 
-def given_buckets(
-    bucket_of: np.ndarray,
-    *,
-    strategy: str | None,
+def bucket_batch_sizes(
+    bucketing_batch_size: int | Sequence[int] | None,
     batch_size: int | None,
-    bucketing_batch_size: int | Sequence[int] | None = None,
-    bucketing_weights: Sequence[int] | None = None,
+    weights: Sequence[int],
     config_path: str = "model.train_ds",
-) -> Buckets:
-    """Batches within buckets that the data is sorted into already, with NeMo's options.
+) -> np.ndarray:
+    """(sum of weights,) utterances per batch of each bucket, for NeMo's options; repetitions follow their bucket.
 
-    bucket_of: (number of utterances,); buckets that `bucketing_weights` repeats may be one or several numbers.
-    strategy: "synced_randomized" (also None), "fully_randomized" or "fixed_order"; see `Buckets`.
-    bucketing_batch_size: utterances per batch for each bucket, shortest first; or one number s, which means s for the
-        last bucket, 2 s for the one before, and so on; a bucket that weights repeat counts as often. Set, it needs
-        `batch_size` 1, as in NeMo. None: `batch_size` for all.
+    bucketing_batch_size: a number for each bucket, shortest first; or one number s, which means s for the last bucket,
+        2 s for the one before, and so on; a bucket that weights repeat counts as often. Set, it needs `batch_size` 1,
+        as in NeMo. None: `batch_size` for all.
+    weights: (number of buckets,) how often each is repeated.
     NeMo 3.0.0 raises for `bucketing_batch_size` with noise, and its batches of fixed size run over bucket borders.
     Raises ValueError, in one line, naming the key.
     """
-    num_buckets = int(bucket_of.max(initial=0)) + 1
-    weights = np.ones(num_buckets, np.int64) if bucketing_weights is None else np.asarray(bucketing_weights)
-    if num_buckets not in (len(weights), weights.sum()):
-        raise ValueError(
-            f"{config_path}.bucketing_weights={list(bucketing_weights)} are {len(weights)} for {num_buckets} buckets"
-        )
-    sizes = _batch_sizes(bucketing_batch_size, batch_size, weights, config_path)
-    if num_buckets != len(weights):
-        sizes = np.repeat(sizes, weights)
-    return Buckets(bucket_of, sizes, strategy or "synced_randomized", even=False)
-
-
-def _batch_sizes(
-    bucketing_batch_size: int | Sequence[int] | None, batch_size: int | None, weights: np.ndarray, config_path: str
-) -> np.ndarray:
-    """(number of buckets,)"""
-    name = f"{config_path}.bucketing_batch_size={bucketing_batch_size!r}"
     if bucketing_batch_size is None:
-        return np.full(len(weights), batch_size)
+        return np.full(sum(weights), batch_size)
+    name = f"{config_path}.bucketing_batch_size={bucketing_batch_size!r}"
     if batch_size not in (1, None):
         raise ValueError(f"{name} sizes the batches; set {config_path}.batch_size=1, which is {batch_size}")
-    if isinstance(bucketing_batch_size, int):
-        sizes = bucketing_batch_size * (weights.sum() - np.arange(len(weights)))
-    else:
-        sizes = np.asarray(bucketing_batch_size)
+    sizes = bucketing_batch_size
+    if isinstance(sizes, int):
+        sizes = sizes * (sum(weights) - np.arange(len(weights)))
     if len(sizes) != len(weights):
         raise ValueError(f"{name} has {len(sizes)} numbers for {len(weights)} buckets; give one for each")
-    if sizes.dtype.kind != "i" or (sizes < 1).any():
-        raise ValueError(f"{name}: a batch size is a whole number of at least 1")
-    return sizes
+    return np.repeat(sizes, weights)
 
 
 def padding_waste(plan: Plan, durations: np.ndarray) -> float:

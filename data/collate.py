@@ -1,24 +1,35 @@
 """Items become a batch: padded to the longest, mixed, and heard through a room."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from core.classes import from_config_dict
 from parts.batch_types import AudioNoiseBatch, AudioNoiseItem, BadSample
 from utils.stopwatch import stage, take_seconds
 
 BatchAugmentor = Callable[[AudioNoiseBatch], AudioNoiseBatch]
-Reverberation = Callable[[np.ndarray, np.random.Generator, list[BadSample]], np.ndarray]
+Reverberation = Callable[[np.ndarray, np.random.Generator, list[BadSample]], np.ndarray]  # (N,) -> (N,)
 REVERBERATION_STREAM = 1  # of the random numbers that follow from an item's seed
+
+
+def build_batch_augmentor(config: Mapping | None, config_path: str) -> BatchAugmentor | None:
+    """config: of `_target_` and its options; None: none. config_path: where it stands."""
+    return None if config is None else from_config_dict(config, path=config_path)
+
+
+def dry(noisy: np.ndarray, rng: np.random.Generator, rejected: list[BadSample]) -> np.ndarray:
+    """No room."""
+    return noisy
 
 
 def collate_audio_noise(
     drawn: Sequence[AudioNoiseItem],
     batch_augmentor: BatchAugmentor | None = None,
-    reverberation: Reverberation | None = None,
+    reverberation: Reverberation = dry,
 ) -> AudioNoiseBatch:
     """Pad what was drawn to its longest utterance, mix it, and let rooms act on the noisy audio.
 
@@ -35,7 +46,7 @@ def collate_audio_noise(
         else:
             batch.noisy_audio = batch.audio + batch.noise
             batch.noisy_audio_len = batch.audio_len
-        bad_rooms = [] if reverberation is None else _reverberate(batch, reverberation)
+        bad_rooms = _reverberate(batch, reverberation)
     batch.talkers = None
     batch.rejected = (*(bad for item in drawn for bad in item.rejected), *bad_rooms)
     batch.turns = sum(item.seed is not None for item in drawn)
@@ -67,7 +78,8 @@ def _reverberate(batch: AudioNoiseBatch, reverberation: Reverberation) -> list[B
     """Rooms act on `noisy_audio` alone: `audio` stays clean, and `noise` what was added to it. Gives unusable rooms."""
     rejected: list[BadSample] = []
     for row, seed in enumerate(batch.seeds.tolist()):
-        heard = batch.noisy_audio[row, : int(batch.audio_len[row])]
-        rng = np.random.default_rng((seed, REVERBERATION_STREAM))
-        heard.copy_(torch.from_numpy(reverberation(heard.numpy(), rng, rejected)))
+        noisy = batch.noisy_audio[row, : int(batch.audio_len[row])].numpy()
+        heard = reverberation(noisy, np.random.default_rng((seed, REVERBERATION_STREAM)), rejected)
+        if heard is not noisy:
+            noisy[:] = heard
     return rejected

@@ -11,6 +11,7 @@ import numpy as np
 from torch.utils import data
 
 from core.classes import IterableDataset
+from utils.config_check import is_number
 from utils.logging import logger
 
 PROBABILITY_TOLERANCE = 1e-6  # NeMo's, for the sum
@@ -165,7 +166,7 @@ def check_sampling(technique: str, temperature: float, scale: float, prefix: str
     if technique not in [*SHARES]:
         raise ValueError(f"{prefix}sampling_technique={technique!r} is not one of {sorted(SHARES)}")
     for name, value in (("sampling_temperature", temperature), ("sampling_scale", scale)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < np.inf:
+        if not (is_number(value) and 0 < value < np.inf):
             raise ValueError(f"{prefix}{name}={value!r} is not a number above 0")
 
 

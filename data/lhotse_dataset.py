@@ -6,46 +6,32 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
-from core.classes import from_config_dict
-from data.audio_noise_dataset import AudioNoiseDataset, OtherTalkers
+from core.classes import Dataset
+from data.collate import build_batch_augmentor
 from data.lhotse_cuts import CutLines, check_lhotse, load_cut, shar_manifests
 from data.lhotse_sampler import CutBatchSampler, CutDraws, cut_sampler
-from data.loader import PLAN_KEYS, ResumableLoader, unchanged
-from data.samplers import Draw
-from data.settings import DatasetSettings, refuse_unless_neutral
-from parts.batch_types import AudioNoiseBatch, BadSample
+from data.loader import ResumableLoader, check_size, plan_facts, report, resumable_loader
+from data.noisy_speech import NoisySpeech, OtherTalkers, generator_of, rejection
+from data.settings import DatasetSettings
+from parts.batch_types import AudioNoiseBatch, AudioNoiseItem, BadSample
 from parts.preprocessing.manifest_paths import manifest_paths
 from parts.preprocessing.perturb import Augmentor
-from parts.preprocessing.segment import BadAudio, ChannelSelector
-from parts.preprocessing.utterances import UtteranceTable
-from utils.logging import logger
-from utils.rejects_list import log_reject
+from parts.preprocessing.segment import BadAudio, ChannelSelector, check_channel_selector
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
-# keys of a section that lhotse's input has no use for -> the values at which they say nothing
-NOT_WITH_LHOTSE: dict[str, tuple] = {
-    "manifest_filepath": (None,),
-    "is_concat": (False,),
-    "is_tarred": (False,),
-    "tarred_audio_filepaths": (None,),
-    "bucketing_batch_size": (None,),
-    "bucketing_weights": (None,),
-}
 
-
-class LhotseAudioNoiseDataset(AudioNoiseDataset):
+class LhotseAudioNoiseDataset(Dataset):
     """Batches of cuts, each with a piece of noise of its length: `dataset[cuts]` is a batch.
 
     noise_manifest, batch_augmentor_cfg: where noise comes from, and the section of a batch augmentor.
     The options after these are ours, with the meaning they have for `AudioNoiseDataset`.
     talkers: all cuts of an evaluation, so that each is mixed alike in any batch; None: talkers are batch mates.
-    rejected_cuts: lines that are no cuts. max_rejected_share: see `DatasetSettings`.
+    num_cuts: of an epoch, which is the length of the data set. rejected_cuts: lines that are no cuts.
+    max_rejected_share: see `DatasetSettings`. These three are for `utils.rejects`.
 
     A cut's random choices derive from (seed, epoch, its id). A cut that can't be used is listed in `batch.rejected`;
     another of its batch stands in for it, with noise of its own (NeMo 3.0.0 leaves it out). NeMo decodes at each cut's
@@ -69,69 +55,81 @@ class LhotseAudioNoiseDataset(AudioNoiseDataset):
         rir_manifest: str | Sequence[str] | None = None,
         rir_prob: float = 0.5,
         talkers: "Iterable[Cut] | None" = None,
+        num_cuts: int = 0,
         rejected_cuts: Sequence[BadSample] = (),
         max_rejected_share: float | None = None,
         config_path: str = "model.train_ds",
     ):
-        batch_augmentor = None
-        if batch_augmentor_cfg:
-            batch_augmentor = from_config_dict(batch_augmentor_cfg, path=f"{config_path}.batch_augmentor")
-        super().__init__(
+        check_channel_selector(channel_selector)
+        self.noisy = NoisySpeech(
             noise_manifest,
-            batch_augmentor,
+            build_batch_augmentor(batch_augmentor_cfg, f"{config_path}.batch_augmentor"),
             min_audio_len_secs,
             pad_audio_mode,
-            manifest_filepath=None,
-            utterances=UtteranceTable.of([]),
             sample_rate=sample_rate,
-            int_values=int_values,
             augmentor=augmentor,
-            trim=trim,
-            channel_selector=channel_selector,
-            seed=seed,
-            normalize_db=normalize_db,
             rir_manifest=rir_manifest,
             rir_prob=rir_prob,
             config_path=config_path,
         )
-        self.talkers = None if talkers is None else CutPool(self, talkers)
+        self.sample_rate = sample_rate
+        self.int_values = int_values
+        self.trim = trim
+        self.channel_selector = channel_selector
+        self.normalize_db = normalize_db
+        self.seed = seed
+        self.talkers = None if talkers is None else list(talkers)
+        self.places = {cut.id: place for place, cut in enumerate(self.talkers or ())}
+        self.num_cuts = num_cuts
         self.rejected_cuts = tuple(rejected_cuts)
         self.max_rejected_share = max_rejected_share
 
     @property
     def rejected_lines(self) -> tuple[BadSample, ...]:
-        return (*self.rejected_cuts, *super().rejected_lines)
+        return (*self.rejected_cuts, *self.noisy.rejected_lines)
+
+    def __len__(self) -> int:
+        return self.num_cuts
 
     def __getitem__(self, cuts: "CutDraws | Iterable[Cut]") -> AudioNoiseBatch:
         """Cuts alone, such as a CutSet, are those of epoch 0."""
         epoch, cuts = cuts if isinstance(cuts, CutDraws) else CutDraws(0, cuts)
-        cuts, item_of = list(cuts), super().__getitem__
-        items = [item_of(Draw(epoch, cut)) for cut in cuts]
+        cuts = list(cuts)
+        items = [self.item(epoch, cut) for cut in cuts]
         usable = [cut for cut, item in zip(cuts, items) if item.audio is not None]
         for place, (cut, item) in enumerate(zip(cuts, items)):
             if item.audio is None and usable:
-                other = usable[self.generator(Draw(epoch, cut)).integers(len(usable))]
-                stand_in = item_of(Draw(epoch, other, turn=1 + place))
+                other = usable[self.generator(epoch, cut).integers(len(usable))]
+                stand_in = self.item(epoch, other, turn=1 + place)
                 items[place] = replace(stand_in, rejected=item.rejected + stand_in.rejected)
-        if self.talkers is not None:
-            for item in items:
-                item.talkers = None if item.audio is None else self.talkers.without(item.sample_id)
         return self.collate_fn(items)
 
-    # what a data set of utterances does by index, by cut
-
-    def generator(self, draw: Draw) -> np.random.Generator:
-        name = hashlib.blake2b(draw.index.id.encode(), digest_size=8).digest()
-        return super().generator(draw._replace(index=int.from_bytes(name, "big")))
-
-    def usable_speech(
-        self, cut: "Cut", rng: np.random.Generator, rejected: list[BadSample]
-    ) -> tuple[str, np.ndarray | None]:
+    def item(self, epoch: int, cut: "Cut", turn: int = 0) -> AudioNoiseItem:
+        """Without audio where the cut can't be used. turn: above 0, as often as it stood in for another, or so."""
+        rng = self.generator(epoch, cut, turn)
+        item_seed = int(rng.integers(2**63))
+        rejected: list[BadSample] = []
         try:
-            return cut.id, self.decode(cut)
+            speech = self.decode(cut)
         except BadAudio as error:
-            rejected.append(rejection(cut, error))
-            return cut.id, None
+            speech = None
+            manifest, line = getattr(cut, "manifest_path", ""), getattr(cut, "manifest_line", 0)
+            rejected.append(rejection(cut.id, error, manifest, line))
+        talkers = None
+        if self.talkers is not None:
+            talkers = OtherTalkers(self.talker, len(self.talkers), self.places[cut.id])
+        return self.noisy.item(cut.id, speech, item_seed, rng, rejected, talkers)
+
+    def generator(self, epoch: int, cut: "Cut", turn: int = 0) -> np.random.Generator:
+        name = hashlib.blake2b(cut.id.encode(), digest_size=8).digest()
+        return generator_of((self.seed,), epoch, int.from_bytes(name, "big"), turn)
+
+    def talker(self, place: int) -> Tensor:
+        """What a cut of the evaluation says, (N,). Raises BadAudio."""
+        return self.noisy.segment(self.decode(self.talkers[place]))
+
+    def _collate_fn(self, batch: Sequence[AudioNoiseItem]) -> AudioNoiseBatch:
+        return self.noisy.collate(batch)
 
     def decode(self, cut: "Cut") -> np.ndarray:
         return load_cut(
@@ -142,36 +140,6 @@ class LhotseAudioNoiseDataset(AudioNoiseDataset):
             int_values=self.int_values,
             normalize_db=self.normalize_db,
         )
-
-
-class CutPool:
-    """All cuts of an evaluation, by place, for `OtherTalkers`."""
-
-    def __init__(self, dataset: LhotseAudioNoiseDataset, cuts: "Iterable[Cut]"):
-        self.dataset = dataset
-        self.cuts = list(cuts)
-        self.places = {cut.id: place for place, cut in enumerate(self.cuts)}
-
-    def without(self, cut_id: str) -> OtherTalkers:
-        return OtherTalkers(self, self.places[cut_id])
-
-    def __len__(self) -> int:
-        return len(self.cuts)
-
-    def decode(self, place: int) -> np.ndarray:
-        return self.dataset.decode(self.cuts[place])
-
-    def segment(self, speech: np.ndarray) -> Tensor:
-        return self.dataset.segment(speech)
-
-
-def rejection(cut: "Cut", error: BadAudio) -> BadSample:
-    """What is said of a cut that can't be used; in a loader's worker the process that trains logs it."""
-    manifest, line = getattr(cut, "manifest_path", ""), getattr(cut, "manifest_line", 0)
-    bad = BadSample(cut.id, error.reason, str(error), manifest, line)
-    if get_worker_info() is None:
-        log_reject(bad)
-    return bad
 
 
 def lhotse_loader(
@@ -187,58 +155,28 @@ def lhotse_loader(
     sampler = CutBatchSampler(
         cut_sampler(cuts, settings, path),
         fixed_epoch=not training,
-        facts={key: getattr(settings, key) for key in ("seed", *PLAN_KEYS)},
+        facts={"seed": settings.seed, **plan_facts(settings)},
         drop_last=settings.drop_last,
         global_rank=global_rank,
         world_size=world_size,
     )
-    if len(sampler) == 0:
-        raise ValueError(
-            f"{path}: {sampler.num_batches} batches of cuts are too few for {world_size} ranks; "
-            "lower batch_size or batch_duration, or set drop_last=false"
-        )
-    logger.info(
-        "%s: %d cuts, %d batches per epoch; padding %.1f%%",
-        path,
-        sampler.num_cuts,
-        sampler.num_batches,
-        100 * sampler.padding,
-    )
+    check_size(sampler, settings, path)
+    report(sampler, sampler.padding, path)
     dataset = LhotseAudioNoiseDataset(
-        settings.noise_manifest,
-        settings.batch_augmentor,
-        sample_rate=settings.sample_rate,
-        min_audio_len_secs=settings.min_audio_len_secs,
-        pad_audio_mode=settings.pad_audio_mode,
-        int_values=settings.int_values,
-        augmentor=settings.augmentor,
-        trim=settings.trim_silence,
-        channel_selector=settings.channel_selector,
+        batch_augmentor_cfg=settings.batch_augmentor,
         seed=settings.seed,
-        normalize_db=settings.normalize_db,
-        rir_manifest=settings.rir_manifest,
-        rir_prob=settings.rir_prob,
         talkers=None if training else cuts,
+        num_cuts=len(sampler.dataset),
         rejected_cuts=tuple(cuts.rejected.values()),
         max_rejected_share=settings.max_rejected_share,
+        **settings.audio_options(),
         config_path=path,
     )
-    return ResumableLoader(
-        dataset,
-        batch_size=None,
-        sampler=sampler,
-        collate_fn=unchanged,
-        num_workers=settings.num_workers,
-        persistent_workers=settings.num_workers > 0,
-        pin_memory=settings.pin_memory and torch.cuda.is_available(),
-        generator=torch.Generator(),
-    )
+    return resumable_loader(dataset, sampler, settings)
 
 
 def cut_lines(settings: DatasetSettings, path: str) -> CutLines:
-    """The cuts that a section names. Raises ValueError for options without effect on them."""
-    values = {key: getattr(settings, key) for key in NOT_WITH_LHOTSE}
-    refuse_unless_neutral(values, NOT_WITH_LHOTSE, path, "isn't read with use_lhotse=true")
+    """The cuts that a section names."""
     if (settings.cuts_path is None) == (settings.shar_path is None):
         raise ValueError(f"{path}.use_lhotse=true reads one of cuts_path and shar_path; set one of them")
     if settings.shar_path is not None:

@@ -7,11 +7,9 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from torch.utils.data import DistributedSampler
-
 from data.batching import DEFAULT_NUM_BUCKETS
 from data.lhotse_cuts import CutLines
-from data.samplers import Standing, changed, split
+from data.samplers import ResumableSampler, changed, split
 from data.settings import DatasetSettings
 from utils.logging import logger
 
@@ -53,7 +51,7 @@ def cut_sampler(cuts: CutLines, settings: DatasetSettings, path: str) -> "CutSam
     return DynamicBucketingSampler(cuts, num_buckets=num_buckets, **options)
 
 
-class CutBatchSampler(DistributedSampler):
+class CutBatchSampler(ResumableSampler):
     """The batches of this rank: of what lhotse's sampler gives for all ranks together, every n-th.
 
     Where lhotse's epoch ends with fewer than n batches, their cuts are dealt evenly, or left out with `drop_last`.
@@ -64,7 +62,6 @@ class CutBatchSampler(DistributedSampler):
     The state holds that of lhotse's sampler after the batch that was given out last, whatever was read ahead. It is
     the same for all ranks, and for any number of them.
 
-    It is a `ResumableSampler` (data/loader.py), and a DistributedSampler so that Lightning leaves it in place.
     facts: what tells one data set and its options from another, by the names that a warning shall use.
     """
 
@@ -78,58 +75,61 @@ class CutBatchSampler(DistributedSampler):
         global_rank: int = 0,
         world_size: int = 1,
     ):
-        super().__init__(range(world_size), world_size, global_rank, shuffle=False, drop_last=drop_last)
-        self.sampler = sampler
-        self.fixed_epoch = fixed_epoch
         self._start = state_of(sampler)
-        self.num_cuts, self.num_batches, self.padding, order = self._measured()
-        self._identity = {"cuts": self.num_cuts, "batches": self.num_batches, **(facts or {}), "order": order}
-        self.position = 0  # batches of this pass that were given out, to all ranks together
-        self._goes_on = False  # at `position`, rather than at the start of a pass
-        self._given = self._start  # lhotse's state after them
+        first = measured(sampler)
+        super().__init__(
+            range(first.num_cuts),
+            drop_last=drop_last,
+            fixed_epoch=fixed_epoch,
+            global_rank=global_rank,
+            world_size=world_size,
+        )
+        self.sampler = sampler
+        self.num_batches, self.padding = first.num_batches, first.padding
+        counts = {"cuts": first.num_cuts, "batches": first.num_batches}
+        self._identity = {**counts, **(facts or {}), "order": first.fingerprint}
+        self._given = self._start  # lhotse's state after what was given out
         self._ahead: deque[dict] = deque()  # and after each step that was read ahead
         self._groups: Iterator[tuple[int, list[list[Cut]]]] | None = None
 
-    def _measured(self) -> tuple[int, int, float, int]:
-        """Cuts and batches of epoch 0, its share of padding, and a fingerprint of its order; from metadata alone."""
-        num_cuts = num_batches = fingerprint = 0
-        seconds = padded = 0.0
-        for batch in self.sampler:
-            durations = [cut.duration for cut in batch]
-            num_batches += 1
-            num_cuts += len(durations)
-            seconds += sum(durations)
-            padded += max(durations) * len(durations)
-            fingerprint = zlib.crc32("\n".join(cut.id for cut in batch).encode(), fingerprint)
-        return num_cuts, num_batches, 1.0 - seconds / padded if padded else 0.0, fingerprint
-
     def set_epoch(self, epoch: int) -> None:
         """Of Lightning, which tells where the data begins; from then on it goes on by itself."""
-        if not self.fixed_epoch and epoch != self.epoch:
-            if self._given is self._start:
-                self.sampler.set_epoch(epoch)
-                self.sampler.diagnostics.reset_current_epoch()
-                self._start = self._given = state_of(self.sampler)
-            self.epoch, self.position, self._goes_on = epoch, 0, False
-
-    def __len__(self) -> int:
-        """Number of batches of a whole pass on this rank."""
-        return self._steps(self.num_batches)
+        if not self.fixed_epoch and epoch != self.epoch and self._given is self._start:
+            self.sampler.set_epoch(epoch)
+            self.sampler.diagnostics.reset_current_epoch()
+            self._start = self._given = state_of(self.sampler)
+        super().set_epoch(epoch)
 
     def __iter__(self) -> Iterator[CutDraws]:
-        if not self._goes_on:
-            self.position = 0
-        self._goes_on = False
+        steps = self._begin()
         if self.fixed_epoch:
             self._given = self._start
         if self._groups is None or self._ahead or self.fixed_epoch:  # lhotse isn't where the last batch was given out
             self.sampler.load_state_dict(copy.deepcopy(self._given))
             self._groups = self._all_groups()
             self._ahead.clear()
-        for _ in range(self._steps(self.num_batches - self.position)):
+        for _ in range(steps):
             epoch, group = next(self._groups)
             self._ahead.append(state_of(self.sampler))
             yield CutDraws(epoch, self._share(group))
+
+    def batch_given(self) -> None:
+        self._given = self._ahead.popleft()
+        super().batch_given()
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "lhotse": self._given}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on there, or, if the cuts have changed, start with them anew and warn."""
+        changes = changed(state["plan"], self._identity)
+        if changes:
+            logger.warning("the cuts aren't what they were (%s): they start anew", changes)
+            self.set_epoch(state["epoch"])
+            return
+        self._go_on(state)
+        self._given = state["lhotse"]
+        self._groups = None
 
     def _all_groups(self) -> Iterator[tuple[int, list[list["Cut"]]]]:
         """Without end: lhotse's epoch, and the batches of all ranks at one step, fewer at the end of an epoch."""
@@ -148,39 +148,28 @@ class CutBatchSampler(DistributedSampler):
         cuts = list(itertools.chain(*group))
         return [cuts[place] for place in places[self.rank]]
 
-    def _steps(self, num_batches: int) -> int:
-        return num_batches // self.num_replicas if self.drop_last else -(-num_batches // self.num_replicas)
 
-    # where it stands
+class Measured(NamedTuple):
+    """Of an epoch. padding: its share of all seconds; fingerprint: of its order."""
 
-    def batch_given(self) -> None:
-        self._given = self._ahead.popleft()
-        self.position += self.num_replicas
-        if self._steps(self.num_batches - self.position) <= 0:
-            self.position = self.num_batches
+    num_cuts: int
+    num_batches: int
+    padding: float
+    fingerprint: int
 
-    def standing(self) -> Standing:
-        left = self._steps(self.num_batches - self.position)
-        return Standing(self.epoch, len(self) - left, left == 0)
 
-    def state_dict(self) -> dict:
-        return {
-            "epoch": self.epoch,
-            "position": self.position,
-            "lhotse": self._given,
-            "plan": dict(self._identity),
-        }
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on there, or, if the cuts have changed, start with them anew and warn."""
-        changes = changed(state["plan"], self._identity)
-        if changes:
-            logger.warning("the cuts aren't what they were (%s): they start anew", changes)
-            self.set_epoch(state["epoch"])
-            return
-        self.epoch, self.position, self._goes_on = state["epoch"], state["position"], True
-        self._given = state["lhotse"]
-        self._groups = None
+def measured(sampler: "CutSampler") -> Measured:
+    """The sampler's present epoch, which it goes through; from metadata alone."""
+    num_cuts = num_batches = fingerprint = 0
+    seconds = padded = 0.0
+    for batch in sampler:
+        durations = [cut.duration for cut in batch]
+        num_batches += 1
+        num_cuts += len(durations)
+        seconds += sum(durations)
+        padded += max(durations) * len(durations)
+        fingerprint = zlib.crc32("\n".join(cut.id for cut in batch).encode(), fingerprint)
+    return Measured(num_cuts, num_batches, 1.0 - seconds / padded if padded else 0.0, fingerprint)
 
 
 def state_of(sampler: "CutSampler") -> dict:

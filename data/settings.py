@@ -1,18 +1,19 @@
 """The keys of a data set section (`train_ds`, `validation_ds`, `test_ds`), checked before anything is loaded."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from data.batching import ARRANGEMENTS
+from data.dataset import SHARES
 from data.padding import check_pad_audio_mode
 from parts.preprocessing.manifest_paths import SHARD_STRATEGIES
 from parts.preprocessing.segment import check_channel_selector
-from utils.config_check import refuse_unknown_keys
-
-SAMPLING_TECHNIQUES = ("temperature", "random", "round-robin")
-BUCKETING_STRATEGIES = ("synced_randomized", "fully_randomized", "fixed_order")
+from utils.config_check import is_number, is_share, refuse_unknown_keys, refuse_unless_neutral
+from utils.logging import warn_once
 
 # keys of NeMo's that change nothing here -> the values at which they change nothing in NeMo either, its default first
 HAS_NO_EFFECT: dict[str, tuple] = {
@@ -29,26 +30,105 @@ READS_NO_TEXT: dict[str, tuple] = {
     "parser": ("en",),
 }
 
+# keys that have an effect beside another only -> that one, and the values, besides the default, that ask for nothing
+# without it: those of NeMo's config
+NEEDS: dict[str, tuple[str, tuple]] = {
+    "num_buckets": ("batch_duration", ()),
+    "quadratic_duration": ("batch_duration", ()),
+    "concat_sampling_technique": ("is_concat", ("temperature",)),
+    "concat_sampling_temperature": ("is_concat", (1.0,)),
+    "concat_sampling_scale": ("is_concat", ()),
+    "concat_sampling_probabilities": ("is_concat", ()),
+    "concat_shuffle": ("is_concat", ()),
+    "concat_sampling_seed": ("is_concat", ()),
+    "tarred_shard_strategy": ("is_tarred", ()),
+    "shuffle_n": ("is_tarred", (2048, 0)),
+    "bucketing_strategy": ("is_tarred", (None,)),
+    "bucketing_batch_size": ("is_tarred", ()),
+    "bucketing_weights": ("is_tarred", ()),
+    "cuts_path": ("use_lhotse", ()),
+    "shar_path": ("use_lhotse", ()),
+}
+NOT_TOGETHER = {  # two keys that exclude each other, and why
+    ("batch_duration", "bucketing_batch_size"): "both size the batches",
+    ("is_concat", "bucketing_batch_size"): "go with different data: a corpus has no buckets",
+    **{
+        ("use_lhotse", key): "don't go together: cuts come from cuts_path or shar_path"
+        for key in ("manifest_filepath", "is_concat", "is_tarred", "tarred_audio_filepaths")
+    },
+}
 
-WHOLE_NUMBERS = {"sample_rate": 1, "num_workers": 0, "seed": 0}  # -> the lowest
-WHOLE_NUMBERS_OR_NULL = {"batch_size": 1, "num_buckets": 1, "concat_sampling_seed": 0, "shuffle_n": 0}
-POSITIVE_OR_NULL = ("batch_duration", "quadratic_duration")
-SHARES = ("rir_prob", "max_rejected_share")
-FLAGS = (
-    "shuffle",
-    "pin_memory",
-    "drop_last",
-    "trim_silence",
-    "int_values",
-    "is_concat",
-    "concat_shuffle",
-    "is_tarred",
-    "use_lhotse",
-)
+
+class Kind(NamedTuple):
+    """What the value of a key has to be: in words for messages, and as a test."""
+
+    words: str
+    holds: Callable[[object], bool]
+
+
+def whole(lowest: int) -> Kind:
+    return Kind(f"a whole number of at least {lowest}", lambda value: type(value) is int and value >= lowest)
+
+
+def one_of(choices: Sequence) -> Kind:
+    return Kind(f"one of {', '.join(map(str, choices))}", lambda value: value in [*choices])
+
+
+def some(kind: Kind, words: str) -> Kind:
+    """A list of such values, or `words`."""
+    return Kind(words, lambda value: _is_list(value) and len(value) > 0 and all(map(kind.holds, value)))
+
+
+def either(one: Kind, other: Kind) -> Kind:
+    return Kind(f"{one.words}, or {other.words}", lambda value: one.holds(value) or other.holds(value))
+
+
+def or_null(kind: Kind) -> Kind:
+    return either(kind, Kind("null", lambda value: value is None))
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+SECTION = Kind("a section of keys", lambda value: isinstance(value, Mapping))
+ABOVE_0 = Kind("a number above 0", lambda value: is_number(value) and 0 < value < math.inf)
+SECONDS = Kind("a number of seconds", lambda value: is_number(value) and 0 <= value < math.inf)
+SECONDS_ABOVE_0 = Kind("a number of seconds above 0", ABOVE_0.holds)
+BOUND = Kind("a number of seconds", lambda value: is_number(value) and value >= 0)  # .inf: none
+FRACTION = Kind("a share, from 0 to 1", is_share)
+LEVEL = Kind("a level in dB", lambda value: is_number(value) and math.isfinite(value))
+
 CHOICES: dict[str, tuple] = {
-    "concat_sampling_technique": (*SAMPLING_TECHNIQUES, None),
+    "concat_sampling_technique": (*SHARES, None),
     "tarred_shard_strategy": (*SHARD_STRATEGIES,),
-    "bucketing_strategy": (*BUCKETING_STRATEGIES, None),
+    "bucketing_strategy": (*ARRANGEMENTS, None),
+}
+KINDS: dict[str, Kind] = {
+    "sample_rate": whole(1),
+    "batch_size": or_null(whole(1)),
+    "num_workers": whole(0),
+    "min_duration": or_null(BOUND),
+    "max_duration": or_null(BOUND),
+    "augmentor": or_null(SECTION),
+    "batch_augmentor": or_null(SECTION),
+    "concat_sampling_temperature": ABOVE_0,
+    "concat_sampling_scale": ABOVE_0,
+    "concat_sampling_probabilities": or_null(some(SECONDS, "a list of numbers from 0")),
+    "concat_sampling_seed": or_null(whole(0)),
+    "shuffle_n": or_null(whole(0)),
+    "bucketing_batch_size": or_null(either(whole(1), some(whole(1), "a list of them"))),
+    "bucketing_weights": or_null(some(whole(1), "a list of whole numbers above 0")),
+    "seed": whole(0),
+    "min_audio_len_secs": SECONDS,
+    "normalize_db": or_null(LEVEL),
+    "batch_duration": or_null(SECONDS_ABOVE_0),
+    "num_buckets": or_null(whole(1)),
+    "quadratic_duration": or_null(SECONDS_ABOVE_0),
+    "rir_prob": FRACTION,
+    "max_rejected_share": FRACTION,
+    **{key: one_of(choices) for key, choices in CHOICES.items()},
 }
 
 
@@ -119,48 +199,21 @@ class DatasetSettings:
             if field.default is MISSING and values.get(name) is None:
                 raise ValueError(f"{path}.{name} is missing; set it")
         try:
-            return cls(**{name: value for name, value in values.items() if name in known})
+            settings = cls(**{name: value for name, value in values.items() if name in known})
         except ValueError as error:
             raise ValueError(f"{path}.{error}") from None
+        settings._warn_of_no_effect(path)
+        return settings
 
     def __post_init__(self):
-        self._check_numbers()
-        for name in FLAGS:
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}={getattr(self, name)!r} is not true or false")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in [*choices]:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(map(str, choices))}")
-        for name in ("augmentor", "batch_augmentor"):
-            if not isinstance(getattr(self, name), Mapping | None):
-                raise ValueError(f"{name}={getattr(self, name)!r} is not a section of keys, or null")
+        for field in fields(self):
+            kind = FLAG if field.type is bool else KINDS.get(field.name)
+            value = getattr(self, field.name)
+            if kind is not None and not kind.holds(value):
+                raise ValueError(f"{field.name}={value!r} is not {kind.words}")
         check_channel_selector(self.channel_selector)
         check_pad_audio_mode(self.pad_audio_mode)
         self._check_together()
-
-    def _check_numbers(self) -> None:
-        for names, or_null in ((WHOLE_NUMBERS, False), (WHOLE_NUMBERS_OR_NULL, True)):
-            for name, lowest in names.items():
-                value = getattr(self, name)
-                if not (or_null and value is None) and (type(value) is not int or value < lowest):
-                    either = ", or null" if or_null else ""
-                    raise ValueError(f"{name}={value!r} is not a whole number of at least {lowest}{either}")
-        if not (is_number(self.min_audio_len_secs) and 0 <= self.min_audio_len_secs < math.inf):
-            raise ValueError(f"min_audio_len_secs={self.min_audio_len_secs!r} is not a number of seconds")
-        for name in ("min_duration", "max_duration"):
-            value = getattr(self, name)
-            if value is not None and not (is_number(value) and value >= 0):
-                raise ValueError(f"{name}={value!r} is not a number of seconds, or null")
-        for name in POSITIVE_OR_NULL:
-            value = getattr(self, name)
-            if value is not None and not (is_number(value) and 0 < value < math.inf):
-                raise ValueError(f"{name}={value!r} is not a number of seconds above 0, or null")
-        for name in SHARES:
-            value = getattr(self, name)
-            if not (is_number(value) and 0 <= value <= 1):
-                raise ValueError(f"{name}={value!r} is not a share, from 0 to 1")
-        if self.normalize_db is not None and not (is_number(self.normalize_db) and math.isfinite(self.normalize_db)):
-            raise ValueError(f"normalize_db={self.normalize_db!r} is not a level in dB, or null")
 
     def _check_together(self) -> None:
         """Raise ValueError for values that are right alone and wrong together."""
@@ -168,20 +221,46 @@ class DatasetSettings:
             raise ValueError(f"min_duration={self.min_duration} is above max_duration={self.max_duration}")
         if self.batch_size is None and self.batch_duration is None:
             raise ValueError("batch_size is missing; set it, or batch_duration for batches of similar lengths")
-        for name in ("num_buckets", "quadratic_duration"):
-            if self.batch_duration is None and getattr(self, name) is not None:
-                raise ValueError(f"{name}={getattr(self, name)!r} has no effect without batch_duration; set that too")
-        if self.batch_duration is not None and self.bucketing_batch_size is not None:
-            raise ValueError("batch_duration and bucketing_batch_size both size the batches; set one of them to null")
         if self.is_tarred and self.manifest_filepath is not None and self.tarred_audio_filepaths is None:
             raise ValueError("tarred_audio_filepaths is missing; name the tar files, or set is_tarred=false")
-        for name in ("cuts_path", "shar_path"):
-            if getattr(self, name) is not None and not self.use_lhotse:
-                raise ValueError(f"{name}={getattr(self, name)!r} is read with use_lhotse=true only; set that too")
+        for (one, other), why in NOT_TOGETHER.items():
+            if self._is_set(one) and self._is_set(other):
+                raise ValueError(f"{other}={getattr(self, other)!r} and {one} {why}; set one of them to null or false")
+        for name, (needed, accepted) in NEEDS.items():
+            if self._is_set(name) and getattr(self, name) not in accepted and not self._is_set(needed):
+                raise ValueError(f"{name}={getattr(self, name)!r} has no effect without {needed}; set that too")
+        if self.concat_sampling_probabilities is not None and self.concat_sampling_technique != "random":
+            raise ValueError(
+                f"concat_sampling_probabilities={self.concat_sampling_probabilities!r} has no effect with "
+                f"concat_sampling_technique={self.concat_sampling_technique}; set that to random"
+            )
 
+    def _warn_of_no_effect(self, path: str) -> None:
+        """What NeMo's users may leave standing."""
+        if self.tarred_audio_filepaths is not None and not self.is_tarred:
+            warn_once(f"{path}.tarred_audio_filepaths isn't read with is_tarred=false")
+        if self.concat_sampling_seed is not None and self.concat_sampling_technique in ("round-robin", None):
+            warn_once(f"{path}.concat_sampling_seed has no effect with round-robin, which draws nothing")
 
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    def _is_set(self, name: str) -> bool:
+        """Whether a key asks for anything."""
+        return getattr(self, name) != self.__dataclass_fields__[name].default
+
+    def audio_options(self) -> dict[str, object]:
+        """What data sets of noisy speech take by these names."""
+        return {
+            "noise_manifest": self.noise_manifest,
+            "min_audio_len_secs": self.min_audio_len_secs,
+            "pad_audio_mode": self.pad_audio_mode,
+            "sample_rate": self.sample_rate,
+            "int_values": self.int_values,
+            "augmentor": self.augmentor,
+            "trim": self.trim_silence,
+            "channel_selector": self.channel_selector,
+            "normalize_db": self.normalize_db,
+            "rir_manifest": self.rir_manifest,
+            "rir_prob": self.rir_prob,
+        }
 
 
 def check_dataset_keys(values: Mapping, path: str, also: Sequence[str] = ()) -> None:
@@ -190,10 +269,3 @@ def check_dataset_keys(values: Mapping, path: str, also: Sequence[str] = ()) -> 
     refuse_unknown_keys(values, [*known, *HAS_NO_EFFECT, *READS_NO_TEXT, *also], path)
     refuse_unless_neutral(values, HAS_NO_EFFECT, path, "has no effect: ids are always in batch.sample_id")
     refuse_unless_neutral(values, READS_NO_TEXT, path, "has no effect: no text is read")
-
-
-def refuse_unless_neutral(values: Mapping, neutral: Mapping[str, tuple], path: str, why: str) -> None:
-    """Raise ValueError for an option that is known, has no effect, and is set to something that should have one."""
-    for key, accepted in neutral.items():
-        if key in values and values[key] not in accepted:
-            raise ValueError(f"{path}.{key}={values[key]!r} {why}; remove it or set it to {accepted[0]!r}")

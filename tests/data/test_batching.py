@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.batching import ARRANGEMENTS, Buckets, FixedSize, Plan, duration_buckets, given_buckets, padding_waste
+from data.batching import (
+    ARRANGEMENTS,
+    Buckets,
+    FixedSize,
+    Plan,
+    bucket_batch_sizes,
+    duration_buckets,
+    padding_waste,
+)
 from parts.preprocessing.manifest import keep_durations, read_manifests
 
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True)
@@ -125,43 +133,35 @@ def test_batches_of_all_lengths_are_shuffled_over_the_epoch():
     assert abs(np.mean(firsts[:half]) - np.mean(firsts[half:])) < 100  # sorted, they would lie 200 apart
 
 
-def test_an_unknown_duration_is_refused_with_the_remedy():
-    with pytest.raises(ValueError, match=r"train_ds\.batch_duration=9 needs every duration, and 1 of 2 .*manifest"):
-        duration_buckets(np.array([1.0, np.nan]), batch_duration=9)
-
-
 # ---------------------------------------------------------------------------------------------------- given buckets
 
 BUCKET_OF = np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2])
 
 
 @pytest.mark.parametrize(
-    ("options", "sizes"),
+    ("given", "batch_size", "weights", "sizes"),
     [
-        ({"bucketing_batch_size": 2}, [6, 4, 2]),
-        ({"bucketing_batch_size": [5, 3, 1]}, [5, 3, 1]),
-        ({"batch_size": 4}, [4, 4, 4]),
-        ({"bucketing_batch_size": 2, "bucketing_weights": [2, 1, 1]}, [8, 6, 4]),  # 4 buckets in all
-        ({"bucketing_batch_size": [5, 3], "bucketing_weights": [2, 1]}, [5, 5, 3]),  # the repeated one has two numbers
+        (2, 1, [1, 1, 1], [6, 4, 2]),
+        ([5, 3, 1], 1, [1, 1, 1], [5, 3, 1]),
+        (None, 4, [1, 1, 1], [4, 4, 4]),
+        (2, 1, [2, 1, 1], [8, 8, 6, 4]),  # 4 buckets in all
+        ([5, 3], None, [2, 1], [5, 5, 3]),  # the repeated one is listed twice
     ],
 )
-def test_batch_sizes_of_buckets_are_nemos(options, sizes):
-    made = given_buckets(BUCKET_OF, strategy=None, **({"batch_size": 1} | options))
-    assert made.batch_sizes.tolist() == sizes
+def test_batch_sizes_of_buckets_are_nemos(given, batch_size, weights, sizes):
+    assert bucket_batch_sizes(given, batch_size, weights).tolist() == sizes
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("given", "batch_size", "message"),
     [
-        ({"bucketing_batch_size": [5, 3]}, r"bucketing_batch_size=\[5, 3\] has 2 numbers for 3 buckets"),
-        ({"bucketing_batch_size": [5, 3, 0]}, "whole number of at least 1"),
-        ({"bucketing_batch_size": 2, "batch_size": 8}, r"set model\.train_ds\.batch_size=1, which is 8"),
-        ({"bucketing_weights": [2, 2], "bucketing_batch_size": 2}, r"bucketing_weights=\[2, 2\] are 2 for 3 buckets"),
+        ([5, 3], 1, r"bucketing_batch_size=\[5, 3\] has 2 numbers for 3 buckets"),
+        (2, 8, r"set model\.train_ds\.batch_size=1, which is 8"),
     ],
 )
-def test_sizes_that_do_not_fit_the_buckets_are_refused_by_name(options, message):
+def test_sizes_that_do_not_fit_the_buckets_are_refused_by_name(given, batch_size, message):
     with pytest.raises(ValueError, match=message):
-        given_buckets(BUCKET_OF, strategy=None, **({"batch_size": 1} | options))
+        bucket_batch_sizes(given, batch_size, [1, 1, 1])
 
 
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)

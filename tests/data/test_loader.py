@@ -12,10 +12,12 @@ from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
-from data.loader import Batches, ResumableLoader, as_listed, build_loader, shuffled, unchanged
-from data.samplers import Draw
+from data.batching import Buckets
+from data.loader import Batches, ResumableLoader, build_loader, unchanged
+from data.samplers import Draw, as_listed, shuffled
 from data.settings import DatasetSettings
 from parts.batch_types import AudioNoiseBatch, BadSample
+from utils.loaders import from_loaders, num_samples
 from utils.logging import logger
 
 EXAMPLES = example_settings(max_examples=25, deadline=None, derandomize=True)
@@ -39,13 +41,13 @@ class Toy(Dataset):
         return AudioNoiseBatch(sample_id=items)
 
 
-def loader(total=20, order: Callable | None = None, bucket_of=None, rank=0, world_size=1, **section) -> ResumableLoader:
+def loader(total=20, order: Callable | None = None, buckets=None, rank=0, world_size=1, **section) -> ResumableLoader:
     values = {"sample_rate": 16000, "batch_size": 3, "shuffle": True} | section
     return build_loader(
         Toy(total),
         DatasetSettings(**values),
         order=order or shuffled(total),
-        bucket_of=bucket_of,
+        buckets=buckets,
         global_rank=rank,
         world_size=world_size,
     )
@@ -191,11 +193,12 @@ def test_under_another_sampler_a_number_is_a_batch_of_the_first_epoch():
 # ---------------------------------------------------------------------------------------------------- building
 
 
-def test_rejected_lines_and_their_limit_are_found_on_the_loader():
+def test_rejected_lines_and_their_limit_are_found_in_the_loader():
     one = loader(max_rejected_share=0.25)
-    assert one.rejected_lines == Toy.rejected_lines and one.max_rejected_share == 0.25
     again = ResumableLoader(one.dataset, batch_size=None, sampler=one.sampler)  # as Lightning makes one anew
-    assert again.rejected_lines == Toy.rejected_lines and again.max_rejected_share == 0.25
+    for found in (one, again):
+        assert from_loaders(found, "rejected_lines") == [Toy.rejected_lines]
+        assert from_loaders(found, "max_rejected_share") == [0.25] and num_samples(found) == 20
 
 
 def sizes(one: ResumableLoader) -> list[int]:
@@ -210,10 +213,8 @@ def test_a_section_decides_about_the_batches():
     assert sizes(loader(8, listed, **by_duration | {"batch_duration": 10.0})) == [1, 2, 2, 1, 1, 1]
     assert sizes(loader(8, listed, **by_duration | {"batch_duration": 10.0, "batch_size": 1})) == [1] * 8
     assert sizes(loader(8, listed, **by_duration | {"batch_duration": 10.0, "quadratic_duration": 1.0})) == [1] * 8
-    buckets = np.array([0, 0, 0, 0, 0, 1, 1, 1])
-    strategy = {"bucket_of": buckets, "bucketing_strategy": "fixed_order"}
-    assert sizes(loader(8, listed, **strategy)) == [3, 2, 3]
-    assert sizes(loader(8, listed, **strategy, batch_size=1, bucketing_batch_size=2)) == [4, 1, 2, 1]
+    buckets = Buckets(np.array([0, 0, 0, 0, 0, 1, 1, 1]), np.array([4, 2]), "fixed_order", even=False)
+    assert sizes(loader(8, listed, buckets=buckets)) == [4, 1, 2, 1]
 
 
 def test_utterances_are_as_long_as_they_are_made():

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.batching import Buckets, FixedSize, duration_buckets
-from data.loader import ResumableSampler, as_listed, shuffled
-from data.samplers import Draw, EpochSampler, split
+from data.samplers import Draw, EpochSampler, ResumableSampler, as_listed, shuffled, split
 from utils.logging import logger
 
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True)

@@ -210,8 +210,8 @@ def test_a_stream_of_buckets_with_sizes_gives_batches(buckets):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"bucketing_weights": [1]}, r"bucketing_weights=\[1\] are not 2 whole numbers above 0"),
-        ({"bucketing_weights": [1, 0]}, r"bucketing_weights=\[1, 0\] are not 2 whole numbers above 0"),
+        ({"bucketing_weights": [1]}, r"bucketing_weights=\[1\] has 1 numbers for 2 buckets"),
+        ({"bucketing_weights": [1, 0]}, r"bucketing_weights=\[1, 0\] is not a list of whole numbers above 0, or null"),
         ({"bucketing_batch_size": [2]}, r"bucketing_batch_size=\[2\] has 1 numbers for 2 buckets"),
         ({"bucketing_batch_size": 2, "batch_size": 4}, r"bucketing_batch_size=2 sizes the batches"),
     ],

@@ -1,10 +1,16 @@
 import json
+from dataclasses import fields
 
 import pytest
 from omegaconf import OmegaConf
 
-from data.settings import CHOICES, FLAGS, HAS_NO_EFFECT, READS_NO_TEXT, DatasetSettings
+from data.batching import ARRANGEMENTS
+from data.dataset import SHARES
+from data.settings import CHOICES, HAS_NO_EFFECT, NEEDS, NOT_TOGETHER, READS_NO_TEXT, DatasetSettings
+from data.tarred_dataset import BUCKET_ORDERS
+from parts.preprocessing.manifest_paths import SHARD_STRATEGIES
 
+FLAGS = [field.name for field in fields(DatasetSettings) if field.type is bool]
 REQUIRED = {"sample_rate": 16000, "shuffle": True}
 
 
@@ -43,21 +49,72 @@ def test_a_one_is_not_taken_for_true(key):
 
 @pytest.mark.parametrize("key", CHOICES)
 def test_a_choice_that_isnt_one_is_named_with_those_that_are(key):
+    beside = {} if key not in NEEDS else {NEEDS[key][0]: True}
     for choice in CHOICES[key]:
-        assert getattr(settings(**{key: choice}), key) == choice
+        assert getattr(settings(**{key: choice}, **beside), key) == choice
     with pytest.raises(ValueError, match=rf"^model\.train_ds\.{key}='other' is not one of {CHOICES[key][0]}"):
         settings(**{key: "other"})
+
+
+def test_choices_are_those_that_are_built():
+    assert {*CHOICES["concat_sampling_technique"]} == {*SHARES, None}
+    assert {*CHOICES["tarred_shard_strategy"]} == {*SHARD_STRATEGIES}
+    assert {*CHOICES["bucketing_strategy"]} == {*ARRANGEMENTS, None} == {*BUCKET_ORDERS, None}
+
+
+UNEXPECTED = {  # a value of each key that asks for something, beside what it may have without the other key
+    "num_buckets": 4,
+    "quadratic_duration": 20.0,
+    "concat_sampling_technique": "random",
+    "concat_sampling_temperature": 2.0,
+    "concat_sampling_scale": 2,
+    "concat_sampling_probabilities": [0.5, 0.5],
+    "concat_shuffle": False,
+    "concat_sampling_seed": 0,
+    "tarred_shard_strategy": "replicate",
+    "shuffle_n": 128,
+    "bucketing_strategy": "fixed_order",
+    "bucketing_batch_size": 4,
+    "bucketing_weights": [2, 1],
+    "cuts_path": "cuts.jsonl",
+    "shar_path": "shar",
+}
+
+
+@pytest.mark.parametrize("key", NEEDS)
+def test_a_key_that_needs_another_is_refused_without_it(key):
+    needed, accepted = NEEDS[key]
+    for value in accepted:
+        settings(**{key: value})
+    with pytest.raises(ValueError, match=rf"^model\.train_ds\.{key}=.* has no effect without {needed}; set that too"):
+        settings(**{key: UNEXPECTED[key]})
+
+
+@pytest.mark.parametrize("pair", NOT_TOGETHER, ids=" and ".join)
+def test_two_keys_that_exclude_each_other_are_named(pair):
+    values = {"batch_duration": 60, "bucketing_batch_size": 4, "manifest_filepath": "m.json"}
+    values |= {"tarred_audio_filepaths": "a.tar"}
+    one, other = pair
+    with pytest.raises(ValueError, match=rf"^model\.train_ds\.{other}=.* and {one} .*; set one of them to null"):
+        settings(**{key: values.get(key, True) for key in pair})
+
+
+def test_what_nemo_lets_stand_is_said_to_have_no_effect(log):
+    settings(tarred_audio_filepaths="audio_0.tar")
+    assert "model.train_ds.tarred_audio_filepaths isn't read with is_tarred=false" in log.text
+    settings(is_concat=True, concat_sampling_technique="round-robin", concat_sampling_seed=3)
+    assert "model.train_ds.concat_sampling_seed has no effect with round-robin" in log.text
 
 
 @pytest.mark.parametrize(
     ("section", "said"),
     [
+        (
+            {"is_concat": True, "concat_sampling_technique": "temperature", "concat_sampling_probabilities": [1.0]},
+            "concat_sampling_probabilities=.* has no effect with concat_sampling_technique=temperature; set that to",
+        ),
         ({"batch_size": None}, "batch_size is missing"),
-        ({"num_buckets": 4}, "num_buckets=4 has no effect without batch_duration"),
-        ({"quadratic_duration": 20.0}, "quadratic_duration=20.0 has no effect without batch_duration"),
-        ({"batch_duration": 60, "bucketing_batch_size": 4}, "batch_duration and bucketing_batch_size both"),
         ({"is_tarred": True, "manifest_filepath": "m.json"}, "tarred_audio_filepaths is missing"),
-        ({"cuts_path": "cuts.jsonl"}, "cuts_path='cuts.jsonl' is read with use_lhotse=true only"),
         ({"min_duration": 3, "max_duration": 2}, "min_duration=3 is above max_duration=2"),
     ],
 )
@@ -87,6 +144,13 @@ def test_a_missing_required_key_is_named(key):
         ("quadratic_duration", "20"),
         ("rir_prob", 1.5),
         ("max_rejected_share", None),
+        ("concat_sampling_scale", -3),
+        ("concat_sampling_temperature", "warm"),
+        ("concat_sampling_probabilities", [0.5, "half"]),
+        ("concat_sampling_probabilities", 0.5),
+        ("bucketing_batch_size", "x"),
+        ("bucketing_batch_size", [4, 0]),
+        ("bucketing_weights", [1, 0.5]),
         ("augmentor", ["gain"]),
         ("batch_augmentor", "noise"),
         ("shuffle", "yes"),

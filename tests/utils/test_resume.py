@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from data.batching import FixedSize
-from data.loader import Batches, ResumableLoader, shuffled, unchanged
-from data.samplers import EpochSampler
+from data.loader import Batches, ResumableLoader, unchanged
+from data.samplers import EpochSampler, shuffled
 from parts.batch_types import AudioNoiseBatch
 from utils.logging import logger
 from utils.resume import KNOWS_BATCH_END, align_progress
