@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from torch.utils.data import get_worker_info
 
-from utils.logging import logger
+from utils.logging import logger, warn_once
 
 FILE_NAME, FILE_NAME_OF_RANK, ALL_FILES = "rejects.jsonl", "rejects_rank{}.jsonl", "rejects*.jsonl"
 KEYS = ("manifest", "line", "path", "reason", "detail")  # of a line in the file
@@ -50,7 +51,8 @@ class RejectsList:
     """The file that lists what was left out, one JSON object with KEYS per line; each entry is logged and written once.
 
     A line is appended by one write, so a run that is killed leaves whole lines; one that a full disk or a power cut
-    broke is closed by a line end. What any rank listed in the folder before isn't listed again.
+    broke is closed by a line end. What any rank listed in the folder before isn't listed again. Where the file can't
+    be written, that is said once, and the run goes on.
     """
 
     def __init__(self, folder: Path | None):
@@ -61,12 +63,13 @@ class RejectsList:
     def open(self, rank: int) -> None:
         if self._folder is None:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)  # where a rank of another machine has a disk of its own
         self._path = self._folder / (FILE_NAME_OF_RANK.format(rank) if rank else FILE_NAME)
-        for path in self._folder.glob(ALL_FILES):
-            self._known.update(map(name_of, read_entries(path)))
-        if ends_inside_a_line(self._path):
-            self._append(b"\n")
+        with self._going_on():
+            self._folder.mkdir(parents=True, exist_ok=True)  # where a rank of another machine has a disk of its own
+            for path in self._folder.glob(ALL_FILES):
+                self._known.update(map(name_of, read_entries(path)))
+            if ends_inside_a_line(self._path):
+                self._append(b"\n")
 
     def take(self, bad: Rejected) -> None:
         log_reject(bad)
@@ -74,11 +77,20 @@ class RejectsList:
         if self._path is not None and name_of(entry) not in self._known:
             self._known.add(name_of(entry))
             text = json.dumps(entry, ensure_ascii=False)
-            self._append(text.encode("utf-8", "backslashreplace") + b"\n")  # of lone surrogates: JSON writes them so
+            with self._going_on():
+                self._append(text.encode("utf-8", "backslashreplace") + b"\n")  # of lone surrogates, as JSON does
 
     def _append(self, line: bytes) -> None:
         with open(self._path, "ab", buffering=0) as file:
             file.write(line)
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """A list that can't be written, or read, is no reason to stop a run."""
+        try:
+            yield
+        except OSError as error:
+            warn_once(f"{self._path} isn't complete: {error.strerror}; the log has all that was left out")
 
     def __str__(self) -> str:
         """Where to look, for the end of a sentence."""

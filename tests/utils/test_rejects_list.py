@@ -54,6 +54,20 @@ def test_other_ranks_write_a_list_of_their_own(tmp_path):
     assert not (tmp_path / "rejects.jsonl").exists()
 
 
+@pytest.mark.parametrize("blocked", ["the folder", "the file"])
+def test_a_list_that_cant_be_written_is_said_once_and_stops_nothing(tmp_path, caplog, blocked):
+    folder = tmp_path / "run"
+    if blocked == "the folder":
+        folder.write_text("no folder", encoding="utf-8")
+    found = open_list(folder)
+    if blocked == "the file":
+        (folder / "rejects.jsonl").mkdir()
+    for line in range(3):
+        found.take(BAD._replace(line=line))
+    said = [text for text in caplog.messages if text.startswith(f"{folder / 'rejects.jsonl'} isn't complete: ")]
+    assert said and len(said) == len({*said}) and all("the log has all" in text for text in said)
+
+
 @pytest.mark.parametrize(
     ("bad", "text"),
     [
