@@ -8,6 +8,7 @@ import numpy as np
 from parts.batch_types import BadSample
 from parts.preprocessing.manifest import Utterance
 from parts.preprocessing.segment import BadAudio
+from utils.logging import warn_once
 from utils.rejects_list import log_reject, log_reject_in_main
 
 MAX_TRIALS = 20  # NeMo's `sample_noise`
@@ -23,7 +24,7 @@ def draw_audio(
     rejected: list[BadSample] | None = None,
     max_trials: int = MAX_TRIALS,
 ) -> Loaded | None:
-    """What `load` makes of a random line; None when `max_trials` lines in a row raise BadAudio.
+    """What `load` makes of a random line; None, with a warning, when `max_trials` lines in a row raise BadAudio.
 
     files: lines as utterances, or as the dicts that NeMo's users have.
     kind: noise or rir, how the reasons of the unusable ones begin (see utils/rejects_list.py).
@@ -40,6 +41,8 @@ def draw_audio(
             else:
                 log_reject_in_main(bad)
                 rejected.append(bad)
+    if len(files):
+        warn_once(f"{kind}: {max_trials} files drawn in a row can't be used; some utterances go without")
     return None
 
 
