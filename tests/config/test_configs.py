@@ -33,7 +33,24 @@ OURS_IN_BOTH_SECTIONS = {
     "cuts_path": None,
     "shar_path": None,
 }
-OURS = {  # keys that NeMo's file doesn't have, each at the value that changes nothing
+NEMOS = {  # keys that NeMo knows and its file leaves out, at its defaults
+    "model.train_ds.concat_sampling_probabilities": None,
+    "model.train_ds.concat_sampling_scale": 1,
+    "model.train_ds.concat_sampling_seed": None,
+    "model.train_ds.concat_shuffle": True,
+    "model.train_ds.tarred_shard_strategy": "scatter",
+    "model.train_ds.bucketing_weights": None,
+    "model.train_ds.augmentor": None,
+    "model.train_ds.int_values": False,
+    "model.validation_ds.drop_last": False,
+    "model.validation_ds.trim_silence": False,
+    "model.validation_ds.int_values": False,
+    "model.validation_ds.is_concat": False,
+    "model.validation_ds.concat_sampling_technique": None,
+    "model.validation_ds.is_tarred": False,
+    "model.validation_ds.tarred_audio_filepaths": None,
+}
+OURS = NEMOS | {  # keys that NeMo's file doesn't have, each at the value that changes nothing
     "seed": None,
     "init_from_nemo_model": None,
     "init_from_pretrained_model": None,
