@@ -6,8 +6,8 @@ from typing import TypeVar
 import numpy as np
 
 from parts.batch_types import BadSample
-from parts.preprocessing.manifest import Utterance
-from parts.preprocessing.segment import BadAudio
+from parts.preprocessing.audio_file import BadAudio
+from parts.preprocessing.utterances import Utterance, UtteranceTable
 from utils.logging import warn_once
 from utils.rejects_list import log_reject, log_reject_in_main
 
@@ -27,7 +27,7 @@ def draw_audio(
     """What `load` makes of a random line; None, with a warning, when `max_trials` lines in a row raise BadAudio.
 
     files: lines as utterances, or as the dicts that NeMo's users have.
-    kind: noise or rir, how the reasons of the unusable ones begin (see utils/rejects_list.py).
+    kind: noise or rir; the reasons of the unusable ones begin with it (see utils/rejects_list.py).
     rejected: gets the unusable ones. They are logged as well; in a loader's worker only where there is no such list.
     """
     for _ in range(max_trials if len(files) else 0):
@@ -44,6 +44,11 @@ def draw_audio(
     if len(files):
         warn_once(f"{kind}: {max_trials} files drawn in a row can't be used; some utterances go without")
     return None
+
+
+def rejected_lines(files: UtteranceTable, kind: str) -> tuple[BadSample, ...]:
+    """Lines of their manifest that name no usable piece of audio, with the reason "<kind>_bad_entry"."""
+    return tuple(bad._replace(reason=f"{kind}_{bad.reason}") for bad in files.rejected)
 
 
 def as_utterance(entry: Utterance | Mapping) -> Utterance:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from parts.batch_types import BadSample
-from parts.preprocessing.drawn_audio import draw_audio
-from parts.preprocessing.manifest import Utterance, read_manifests
+from parts.preprocessing.drawn_audio import draw_audio, rejected_lines
+from parts.preprocessing.manifest import read_manifests
 from parts.preprocessing.reverberation import convolve, draw_impulse, strongest_sample
 from parts.preprocessing.segment import load_audio, resample
+from parts.preprocessing.utterances import Utterance, UtteranceTable
 from utils.config_check import is_number, is_share, nearest, refuse_unknown_keys, refuse_unless_neutral
 from utils.logging import info_once
 
@@ -28,6 +29,11 @@ class Perturbation:
 
     sample_rate: int
     path: str
+
+    @property
+    def rejected_lines(self) -> tuple[BadSample, ...]:
+        """Lines of a manifest of its own that name no usable piece of audio."""
+        return ()
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample] | None) -> np.ndarray:
         """(N,) float32 -> (M,). rejected: gets the files that can't be used."""
@@ -109,6 +115,9 @@ class WhiteNoise(Perturbation):
 
     def __post_init__(self):
         self.check_range("min_level", "max_level")
+        for name in ("min_level", "max_level"):
+            if getattr(self, name) % 1:
+                raise ValueError(f"{self.path}.{name}={getattr(self, name)} is not a whole number of dB; round it")
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample] | None) -> np.ndarray:
         return samples + white_noise(len(samples), int(self.min_level), int(self.max_level), rng)
@@ -141,7 +150,7 @@ class Noise(Perturbation):
     min_snr_db: float = 10
     max_snr_db: float = 50
     max_gain_db: float = 300.0
-    files: Sequence[Utterance] = field(init=False, repr=False, compare=False)
+    files: UtteranceTable = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         self.check_range("min_snr_db", "max_snr_db")
@@ -155,6 +164,10 @@ class Noise(Perturbation):
         snr_db = rng.uniform(self.min_snr_db, self.max_snr_db)
         start = int(rng.integers(abs(len(noise) - len(samples)) + 1))
         return add_noise(samples, noise, start, snr_db, self.max_gain_db)
+
+    @property
+    def rejected_lines(self) -> tuple[BadSample, ...]:
+        return rejected_lines(self.files, "noise")
 
     def _load(self, entry: Utterance) -> np.ndarray:
         return load_audio(entry.audio_filepath, self.sample_rate, offset=entry.offset, duration=entry.duration)
@@ -173,7 +186,7 @@ class Impulse(Perturbation):
     manifest_path: str | Sequence[str] | None = None
     normalize_impulse: bool = False
     shift_impulse: bool = False
-    files: Sequence[Utterance] = field(init=False, repr=False, compare=False)
+    files: UtteranceTable = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         for name in ("normalize_impulse", "shift_impulse"):
@@ -186,6 +199,10 @@ class Impulse(Perturbation):
         if impulse is None:
             return samples
         return reverberate(samples, impulse, self.normalize_impulse, self.shift_impulse)
+
+    @property
+    def rejected_lines(self) -> tuple[BadSample, ...]:
+        return rejected_lines(self.files, "rir")
 
 
 def amplify(samples: np.ndarray, gain_db: float) -> np.ndarray:
@@ -236,6 +253,11 @@ class Augmentor:
 
     def __init__(self, perturbations: Sequence[tuple[float, Perturbation]] = ()):
         self.perturbations = tuple(perturbations)
+
+    @property
+    def rejected_lines(self) -> tuple[BadSample, ...]:
+        """Lines of the manifests of noise and impulse responses that name no usable piece of audio."""
+        return tuple(bad for _, perturb in self.perturbations for bad in perturb.rejected_lines)
 
     def __call__(
         self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample] | None = None

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from parts.batch_types import BadSample
-from parts.preprocessing.drawn_audio import draw_audio
-from parts.preprocessing.manifest import Utterance, read_manifests
-from parts.preprocessing.segment import decode, refuse_unusable, resample
+from parts.preprocessing.audio_file import decode
+from parts.preprocessing.drawn_audio import draw_audio, rejected_lines
+from parts.preprocessing.manifest import read_manifests
+from parts.preprocessing.segment import refuse_unusable, resample
+from parts.preprocessing.utterances import Utterance, UtteranceTable
 from utils.config_check import is_share
 
 
@@ -37,7 +39,14 @@ class RoomImpulseResponses:
             raise ValueError(f"{config_path}.rir_prob={prob!r} is not in [0, 1]")
         self.prob = prob
         self.sample_rate = sample_rate
-        self.files = [] if manifest is None else read_manifests(manifest, f"{config_path}.rir_manifest")
+        self.files = UtteranceTable.of([])
+        if manifest is not None:
+            self.files = read_manifests(manifest, f"{config_path}.rir_manifest")
+
+    @property
+    def rejected_lines(self) -> tuple[BadSample, ...]:
+        """Lines of the manifest that name no usable piece of audio."""
+        return rejected_lines(self.files, "rir")
 
     def __call__(
         self, noisy: np.ndarray, rng: np.random.Generator, rejected: list[BadSample] | None = None

@@ -203,6 +203,16 @@ def test_an_unusable_noise_is_replaced_and_listed(speech, folder):
     assert {bad.reason for bad in rejected} == {"noise_unreadable"} and {bad.line for bad in rejected} == {2}
 
 
+def test_lines_that_name_no_audio_are_there_to_be_reported(folder):
+    for manifest in ("noise.json", "rooms.json"):
+        with open(manifest, "a", encoding="utf-8") as lines:
+            lines.write("\n{")
+    config = {name: {"prob": 0.5} | OPTIONS.get(name, {}) for name in ("gain", "noise", "impulse")}
+    found = build_augmentor(config, RATE, PATH).rejected_lines
+    assert [(bad.reason, bad.line) for bad in found] == [("noise_bad_entry", 3), ("rir_bad_entry", 2)]
+    assert build_augmentor(None, RATE, PATH).rejected_lines == ()
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -221,6 +231,7 @@ def test_an_unusable_noise_is_replaced_and_listed(speech, folder):
         ({"speed": {"prob": 1, "resample_type": "kaiser"}}, r"speed\.resample_type='kaiser' .* mean 'kaiser_"),
         ({"speed": {"prob": 1, "min_speed_rate": 0}}, r"speed\.min_speed_rate=0 must be above 0"),
         ({"speed": {"prob": 1, "num_rates": 2.5}}, r"speed\.num_rates=2\.5 is not a whole number"),
+        ({"white_noise": {"prob": 1, "min_level": -46.5}}, r"white_noise\.min_level=-46\.5 is not a whole number"),
         ({"noise": {"prob": 1}}, r"noise\.manifest_path is not set"),
         ({"noise": {"prob": 1, "manifest_path": "none.json"}}, r"noise\.manifest_path: .*none\.json"),
         ({"noise": {"prob": 1, "manifest_path": "noise.json", "shuffle_n": 7}}, r"noise\.shuffle_n=7 has no"),

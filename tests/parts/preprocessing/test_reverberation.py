@@ -139,6 +139,14 @@ def test_without_any_usable_impulse_response_the_audio_stays(make_rooms, tmp_pat
     assert len(rejected) == 20
 
 
+def test_lines_that_name_no_room_are_there_to_be_reported(make_rooms, tmp_path):
+    make_rooms({"good.wav": room((5, 1.0))})
+    (tmp_path / "m.json").write_text('{"audio_filepath": "good.wav"}\n{', encoding="utf-8")
+    (bad,) = RoomImpulseResponses(str(tmp_path / "m.json"), 0.5, RATE).rejected_lines
+    assert (bad.reason, bad.line) == ("rir_bad_entry", 2)
+    assert RoomImpulseResponses(None, 0.5, RATE).rejected_lines == ()
+
+
 def test_every_shared_impulse_response_can_be_used(shared_data, speech):
     rooms, rejected = RoomImpulseResponses(str(shared_data / "manifests" / "rir.json"), 1.0, RATE), []
     click = np.zeros(RATE, np.float32)
