@@ -1,6 +1,5 @@
 """What the docs say of keys is so."""
 
-import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from data.settings import DatasetSettings
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_keys_that_take_a_plus_are_marked():
-    marked = re.findall(r"`(\w+)` \*\*\+\*\*", (ROOT / "docs" / "data.md").read_text(encoding="utf-8"))
+def test_every_key_of_a_data_section_stands_in_the_shipped_one():
     shipped = yaml.safe_load((ROOT / "config" / "nest_fast-conformer.yaml").read_text(encoding="utf-8"))
-    known = {field.name for field in fields(DatasetSettings)}
-    assert sorted(marked) == sorted(known - shipped["model"]["train_ds"].keys())
+    assert {field.name for field in fields(DatasetSettings)} <= shipped["model"]["train_ds"].keys()
