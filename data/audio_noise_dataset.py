@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.audio_to_text import ManifestDataset
 from data.collate import BatchAugmentor
-from data.noisy_speech import MAX_REPLACEMENTS, NoisySpeech, OtherTalkers, generator_of, rejection
+from data.noisy_speech import NoisySpeech, OtherTalkers, generator_of, rejection
 from data.samplers import Draw
 from data.settings import HAS_NO_EFFECT, READS_NO_TEXT
 from parts.batch_types import AudioNoiseBatch, AudioNoiseItem, BadSample
@@ -21,7 +21,9 @@ from parts.preprocessing.segment import BadAudio, ChannelSelector
 from parts.preprocessing.utterances import UtteranceTable
 from utils.config_check import refuse_unless_neutral
 
-SIMILAR = 1000  # how many are next to a sample in length, of which one that stands in for it is drawn
+SIMILAR = 1000  # how many are next to a sample in length, of which one that stands in for it is drawn ...
+FEWEST = 20  # ... and how many there are at least for the shortest ones
+TRIES = (10, 10, 20)  # for one that can't be used: of others near it in length, no longer, and of any length
 
 
 class AudioNoiseDataset(ManifestDataset):
@@ -150,24 +152,36 @@ class AudioNoiseDataset(ManifestDataset):
         except BadAudio as error:
             utterance = self.utterances[index]
             rejected.append(rejection(utterance.audio_filepath, error, utterance.manifest, utterance.line))
-        similar = self.similar(index)
-        for index in rng.choice(similar, MAX_REPLACEMENTS).tolist() if len(similar) else ():
+        for other in self.stand_ins(index, rng).tolist():
             try:
-                return index, self.decode(index)
+                return other, self.decode(other)
             except BadAudio:
                 continue  # it has a turn of its own
         return index, None
 
-    def similar(self, index: int) -> np.ndarray:
-        """Indices of other samples of about the same length, so that a batch of short ones stays one: hardly longer."""
-        place = int(np.flatnonzero(self._by_length == index)[0])
-        others = np.delete(self._by_length, place)
-        return others[max(0, place - SIMILAR) : max(place, MAX_REPLACEMENTS)]
+    def stand_ins(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """Other samples to try in turn: some of about its length, hardly longer, so that a batch of short ones stays
+        one; some that are no longer; and some of all, as files that belong together are often bad together.
+
+        A sample of unknown length is batched with the short ones, so it counts as longer than a fifth of them.
+        """
+        seconds = self.durations[index]
+        if np.isnan(seconds):
+            place = end = len(self._by_length) // 5
+        else:
+            place = int(np.flatnonzero(self._by_length == index)[0])
+            end = int(np.searchsorted(self.durations[self._by_length], seconds, side="right"))
+        near = self._by_length[max(0, place - SIMILAR) : max(place, FEWEST)]
+        no_longer = self._by_length[: max(end, FEWEST)]
+        pools = [pool[pool != index] for pool in (near, no_longer, np.arange(len(self)))]
+        drawn = [rng.choice(pool, tries) for pool, tries in zip(pools, TRIES) if len(pool)]
+        return np.concatenate([np.empty(0, np.int64), *drawn])
 
     @cached_property
     def _by_length(self) -> np.ndarray:
-        """(len,) indices, the shortest first; those of unknown length come before."""
-        return np.argsort(np.nan_to_num(self.durations), kind="stable")
+        """(K,) indices of known length, the shortest first."""
+        order = np.argsort(self.durations, kind="stable")
+        return order[: np.count_nonzero(~np.isnan(self.durations))]
 
     def _collate_fn(self, batch: Sequence[AudioNoiseItem]) -> AudioNoiseBatch:
         return self.noisy.collate(batch)

@@ -15,7 +15,7 @@ from parts.preprocessing.reverberation import RoomImpulseResponses
 from parts.preprocessing.segment import BadAudio
 from utils.rejects_list import log_reject_in_main
 
-MAX_REPLACEMENTS = 20  # other samples tried for one that can't be used
+MAX_REPLACEMENTS = 20  # other talkers tried for one that can't be used
 
 
 class NoisySpeech:

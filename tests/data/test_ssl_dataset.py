@@ -1,4 +1,5 @@
 import importlib
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -159,10 +160,24 @@ def test_a_bad_sample_is_listed_and_another_of_about_its_length_stands_in(datase
 
 def test_what_stands_in_is_hardly_longer(dataset, monkeypatch):
     monkeypatch.setattr("data.audio_noise_dataset.SIMILAR", 2)
-    monkeypatch.setattr("data.audio_noise_dataset.MAX_REPLACEMENTS", 3)
+    monkeypatch.setattr("data.audio_noise_dataset.FEWEST", 3)
     ds = dataset(bad=(4,))
     assert {ds[Draw(epoch, 4)].sample_id for epoch in range(20)} == {"2", "3"}
-    assert set(ds.similar(0)) == {1, 2, 3}
+    assert {*ds.stand_ins(0, np.random.default_rng(0))[:20]} == {1, 2}
+
+
+@pytest.mark.parametrize("seconds", [None, 0.1, 5.0])
+@pytest.mark.parametrize("batching", [{"batch_size": 8}, {"batch_size": None, "batch_duration": 8.0}])
+def test_files_that_are_bad_together_leave_batches_full(speech_and_noise, tmp_path, seconds, batching):
+    good = [{"audio_filepath": f"s{i % 6}.wav", "duration": 0.2 + 0.1 * (i % 6), "offset": 0} for i in range(60)]
+    bad = [{"audio_filepath": f"gone{i}.wav", "duration": seconds} for i in range(25)]
+    section = speech_and_noise(**batching)
+    (tmp_path / "speech.json").write_text("\n".join(map(json.dumps, good + bad)), encoding="utf-8")
+    batches = list(audio_noise_dataloader(section))
+    assert all(len(batch) == batch.turns for batch in batches) and sum(len(batch.rejected) for batch in batches) == 25
+    if seconds is None:  # what is batched with the short ones is short
+        stood_in = [max(b.audio_len) for b in batches if b.rejected]
+        assert batching["batch_size"] or max(stood_in) <= 0.5 * 16000
 
 
 def test_a_batch_keeps_its_size_and_counts_turns_whatever_the_augmentor_returns(dataset):
