@@ -13,7 +13,7 @@ from data.collate import build_batch_augmentor
 from data.lhotse_cuts import CutLines, check_lhotse, load_cut, shar_manifests
 from data.lhotse_sampler import CutBatchSampler, CutDraws, cut_sampler
 from data.loader import ResumableLoader, check_size, plan_facts, report, resumable_loader
-from data.noisy_speech import NoisySpeech, OtherTalkers, generator_of, rejection
+from data.noisy_speech import MAX_REPLACEMENTS, NoisySpeech, OtherTalkers, generator_of, rejection
 from data.settings import DatasetSettings
 from parts.batch_types import AudioNoiseBatch, AudioNoiseItem, BadSample
 from parts.preprocessing.manifest_paths import manifest_paths
@@ -34,8 +34,8 @@ class LhotseAudioNoiseDataset(Dataset):
     max_rejected_share: see `DatasetSettings`. These three are for `utils.rejects`.
 
     A cut's random choices derive from (seed, epoch, its id). A cut that can't be used is listed in `batch.rejected`;
-    another of its batch stands in for it, with noise of its own (NeMo 3.0.0 leaves it out). NeMo decodes at each cut's
-    own rate; here `sample_rate` is the batch's.
+    another of its batch, or in an evaluation of all cuts, stands in for it, with noise of its own (NeMo 3.0.0 leaves
+    it out). NeMo decodes at each cut's own rate; here `sample_rate` is the batch's.
     """
 
     def __init__(
@@ -98,14 +98,25 @@ class LhotseAudioNoiseDataset(Dataset):
         items = [self.item(epoch, cut) for cut in cuts]
         usable = [cut for cut, item in zip(cuts, items) if item.audio is not None]
         for place, (cut, item) in enumerate(zip(cuts, items)):
-            if item.audio is None and usable:
-                other = usable[self.generator(epoch, cut).integers(len(usable))]
-                stand_in = self.item(epoch, other, turn=1 + place)
-                items[place] = replace(stand_in, rejected=item.rejected + stand_in.rejected)
+            if item.audio is None and self.talkers is not None:
+                items[place] = self.stand_in(epoch, cut, item, self.talkers, turn=1 + self.places[cut.id])
+            elif item.audio is None and usable:
+                items[place] = self.stand_in(epoch, cut, item, usable, turn=1 + place)
         return self.collate_fn(items)
 
+    def stand_in(
+        self, epoch: int, cut: "Cut", item: AudioNoiseItem, others: "Sequence[Cut]", turn: int
+    ) -> AudioNoiseItem:
+        """The item of another cut, which this one draws, and whose rejection it lists; if none is found, its own."""
+        rng = self.generator(epoch, cut)
+        for _ in range(MAX_REPLACEMENTS):
+            other = self.item(epoch, others[rng.integers(len(others))], turn)
+            if other.audio is not None:
+                return replace(other, rejected=item.rejected + other.rejected)
+        return item
+
     def item(self, epoch: int, cut: "Cut", turn: int = 0) -> AudioNoiseItem:
-        """Without audio where the cut can't be used. turn: above 0, as often as it stood in for another, or so."""
+        """Without audio where the cut can't be used. turn: above 0 where it stands in for another."""
         rng = self.generator(epoch, cut, turn)
         item_seed = int(rng.integers(2**63))
         rejected: list[BadSample] = []

@@ -139,6 +139,25 @@ def test_cuts_that_cannot_be_used_are_listed_and_others_of_their_batch_stand_in(
     assert all(batch.noisy_audio.isfinite().all() for batch in batches)
 
 
+def test_in_an_evaluation_what_stands_in_does_not_depend_on_the_batch(cut_loader, cut_folder, tmp_path):
+    good = list(lhotse.CutSet.from_file(cut_folder / "cuts.jsonl.gz"))[:6]
+    shutil.copy(cut_folder / "0.wav", tmp_path)
+    bad = [break_cut(kind, tmp_path) for kind in REASONS[:3]]
+    lhotse.CutSet.from_cuts([*good[:2], *bad, *good[2:]]).to_file(tmp_path / "cuts.jsonl")
+
+    def items(batch_size: int) -> list[tuple]:
+        options = {"batch_size": batch_size, "shuffle": False, "batch_augmentor": TALK}
+        batches = list(cut_loader(training=False, cuts_path=str(tmp_path / "cuts.jsonl"), **options))
+        assert [bad.reason for batch in batches for bad in batch.rejected] == REASONS[:3]
+        return [
+            (name, seed, noisy[:k].tolist())
+            for b in batches
+            for name, seed, noisy, k in zip(b.sample_id, b.seeds.tolist(), b.noisy_audio, b.audio_len)
+        ]
+
+    assert len(items(1)) == 9 and items(1) == items(4) == items(8)
+
+
 def test_a_batch_without_usable_cuts_is_empty(cut_folder, tmp_path):
     shutil.copy(cut_folder / "0.wav", tmp_path)
     bad = [break_cut(kind, tmp_path) for kind in REASONS]
