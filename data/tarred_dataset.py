@@ -5,6 +5,7 @@ shuffling is exact and all ranks have equally many batches.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -44,8 +45,8 @@ class TarStream(IterableDataset):
         self.epoch = 0  # of the next pass: each draws other noise
 
     def __len__(self) -> int:
-        """Utterances of all ranks, as in NeMo."""
-        return len(self.samples)
+        """Of all ranks, as in NeMo, and with lines of shards that weren't given."""
+        return self.samples.utterances.num_nemo_ids
 
     def __iter__(self) -> Iterator[AudioNoiseItem]:
         epoch, self.epoch = self.epoch, self.epoch + 1
@@ -61,7 +62,12 @@ class TarStream(IterableDataset):
             np.random.default_rng((*self.samples.seed, epoch, len(self.samples))),  # no utterance draws from this
         )
         for row in rows:
-            yield self.samples[Draw(epoch, int(row))]
+            item = self.samples[Draw(epoch, int(row))]
+            yield item if item.sample_id is None else replace(item, sample_id=self.nemo_id(item.sample_id))
+
+    def nemo_id(self, sample_id: str) -> str:
+        """Its number among the manifest's lines, where a table counts those that have audio."""
+        return str(self.samples.utterances.nemo_ids[int(sample_id)])
 
     def _collate_fn(self, batch: Sequence[AudioNoiseItem]) -> AudioNoiseBatch:
         return self.samples.collate_fn(batch)

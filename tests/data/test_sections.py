@@ -171,6 +171,14 @@ def test_a_stream_of_shards_gives_each_rank_its_own_and_shuffles_shards(shards):
     assert len(passes) > 1 and all(sorted(names) == [str(i) for i in range(6)] for names in passes)
 
 
+def test_a_stream_of_some_shards_counts_and_numbers_all_lines_as_nemo_does(shards, tmp_path):
+    """NeMo 3.0.0, given audio_2 and audio_0 of these three: length 6, ids 4, 5, 0, 1."""
+    tars = [str(tmp_path / f"audio_{number}.tar") for number in (2, 0)]
+    stream = get_audio_noise_dataset_from_config(shards(tarred_audio_filepaths=tars, shuffle=False))
+    assert len(stream) == 6 and [item.sample_id for item in stream] == ["4", "5", "0", "1"]
+    assert len(flat(read(shards(tarred_audio_filepaths=tars)))) == 4
+
+
 # ---------------------------------------------------------------------------------------------------- buckets
 
 
