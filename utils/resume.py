@@ -36,8 +36,8 @@ def align_progress(checkpoint: dict, loader: Loader) -> None:
         return
     batches, epochs = progress["epoch_loop.batch_progress"], progress["epoch_progress"]
     count = batches["current"]
-    if count["ready"] > count["processed"] and states[0]["before_last"] is not None:
-        states[0]["now"] = states[0]["before_last"]
+    if count["ready"] > count["processed"]:
+        undo_step(progress, states[0])
     loader.load_state_dict(states[0])
     standing = loader.standing()
     if standing is None:
@@ -60,3 +60,15 @@ def align_progress(checkpoint: dict, loader: Loader) -> None:
             counts.update(ready=epoch + begun, started=epoch + begun, processed=epoch, completed=epoch)
     if is_counted or not is_over:
         batches["is_last_batch"] = False
+
+
+def undo_step(progress: dict, loader_state: dict) -> None:
+    """Of a step that was interrupted: its batch is the next one, and the step before it has just ended."""
+    if loader_state["before_last"] is not None:
+        loader_state["now"] = loader_state["before_last"]
+    batches = progress["epoch_loop.batch_progress"]
+    ended = 1 if KNOWS_BATCH_END else 0
+    for counts in (batches["current"], batches["total"]):
+        processed = counts["processed"]
+        counts.update(ready=processed, started=processed, completed=max(0, processed - ended))
+    progress["epoch_loop.state_dict"]["_batches_that_stepped"] -= ended  # Lightning counts it then, when restored

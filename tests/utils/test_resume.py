@@ -60,6 +60,7 @@ class Recorder(LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.seen: list[tuple] = []
         self.logged_at: list[int] = []  # step of each training step in the logs
+        self.validated_at: list[int] = []  # steps done before each validation
         self.stop_at, self.error, self.aligned = stop_at, error, aligned
         self.loader = make_loader(**loader)
 
@@ -71,7 +72,7 @@ class Recorder(LightningModule):
         return self.weight.square().sum()
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
-        pass
+        self.validated_at.append(self.trainer.global_step)
 
     def train_dataloader(self) -> DataLoader:
         return self.loader
@@ -160,6 +161,18 @@ def test_a_step_that_was_interrupted_is_done_again(tmp_path):
     stop = {"stop_at": 7, "error": KeyboardInterrupt}
     resumed, expected = rest_after(tmp_path, "on_exception", 7, BY_STEPS, stop=stop)
     assert resumed == expected and len(expected) == 23
+
+
+@pytest.mark.skipif(not KNOWS_BATCH_END, reason="this Lightning logs resumed runs one step too early")
+@pytest.mark.parametrize("stop_at", [0, 7, 8, 10, 13])
+def test_after_an_interrupted_step_logs_and_validations_come_at_their_steps(tmp_path, stop_at):
+    saved = SaveOnce("on_exception", stop_at, tmp_path / "stopped.ckpt")
+    fit(Recorder(stop_at=stop_at, error=KeyboardInterrupt), BY_STEPS, saved)
+    resumed, uninterrupted = Recorder(), Recorder()
+    fit(resumed, BY_STEPS, checkpoint=saved.path)
+    fit(uninterrupted, BY_STEPS)
+    assert resumed.logged_at == list(range(stop_at, 30))
+    assert resumed.validated_at == [step for step in uninterrupted.validated_at if step > stop_at]
 
 
 @pytest.mark.parametrize("max_steps", [14, 20])
