@@ -46,6 +46,7 @@ def collate_audio_noise(
         else:
             batch.noisy_audio = batch.audio + batch.noise
             batch.noisy_audio_len = batch.audio_len
+    with stage("room"):
         bad_rooms = _reverberate(batch, reverberation)
     batch.talkers = None
     batch.rejected = (*(bad for item in drawn for bad in item.rejected), *bad_rooms)
