@@ -7,7 +7,8 @@
     tarred/audio_0.tar ...                        the audio files, and an index beside each tar
     tarred/sharded_manifests/manifest_0.json ...  the lines of each shard
     tarred/tarred_audio_manifest.json             all lines
-    tarred/metadata.yaml                          how it was made
+    tarred/metadata.yaml                          how it was made, as NeMo's script says it
+    tarred/made_from.json                         manifests and options: shards of others are replaced with --force only
     tarred/rejects.jsonl                          what was left out and why, if anything was
 
 Stopped and started again with the same arguments, it goes on behind the shards that are finished. Every member is read
@@ -32,15 +33,28 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from parts.batch_types import BadSample
-from parts.preprocessing.manifest import keep_durations, read_manifests
+from parts.preprocessing.manifest import describe, keep_durations, read_manifests
 from parts.preprocessing.utterances import UtteranceTable
+from tools.tarring.folder import MANIFEST, claim, refuse_another_set
 from tools.tarring.plan import Shard, missing_files, plan_shards
 from tools.tarring.shards import CONTAINERS, ShardReport, write_json_lines, write_shard
 from utils.errors import one_line_errors
 from utils.rejects_list import FILE_NAME, entry_of
 
 COMPLETE, INCOMPLETE, NOT_DONE = 0, 1, 2
-MANIFEST = "tarred_audio_manifest.json"
+OPTIONS = (  # that decide what is in which shard
+    "num_shards",
+    "buckets_num",
+    "min_duration",
+    "max_duration",
+    "shuffle",
+    "shuffle_seed",
+    "keep_files_together",
+    "sort_in_shards",
+    "equal_shards",
+    "slice_with_offset",
+    "force_codec",
+)
 SHARD_PATTERN = "audio__OP_0..{last}_CL_.tar"
 
 
@@ -55,6 +69,12 @@ def pack(args: argparse.Namespace) -> int:
     table = read_manifests(args.manifest_path, "--manifest_path")
     table = keep_durations(table, args.min_duration, args.max_duration, "--manifest_path")
     parts = [(args.target_dir, table)] if args.buckets_num == 1 else list(buckets(table, args))
+    made_from = {"manifests": [os.path.abspath(path) for path in table.manifests]}
+    made_from |= {name: getattr(args, name) for name in OPTIONS}
+    if args.dry_run:
+        refuse_another_set(args.target_dir, made_from, replace=args.force)
+    else:
+        claim(args.target_dir, made_from, replace=args.force)
     left_out = sum(make(folder, part, args) for folder, part in parts)
     if not args.dry_run:
         print(train_command([folder for folder, _ in parts], args.num_shards))
@@ -80,6 +100,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--buckets_num", type=int, default=1, help="data sets, by equal ranges of duration")
     parser.add_argument("--force_codec", choices=sorted(CONTAINERS), help="convert all audio")
     parser.add_argument("--workers", type=int, default=-1, help="shards written at a time; -1: one for each core")
+    parser.add_argument("--force", action="store_true", help="replace shards of another data set in the folder")
     parser.add_argument("--dry_run", action="store_true", help="say what would be written")
     args = parser.parse_args(arguments)
     for name in ("num_shards", "buckets_num"):
@@ -111,6 +132,10 @@ def make(folder: Path, table: UtteranceTable, args: argparse.Namespace) -> int:
     rejected = [*table.rejected, *missing_files(table)]
     absent = {(bad.manifest, bad.line) for bad in rejected}
     rows = [row for row, entry in enumerate(_places(table)) if entry not in absent]
+    if not args.dry_run:
+        list_rejects(folder, rejected)  # now, as it may be all that there is to say
+    if not rows:
+        raise ValueError(f"none of {len(rejected)} lines for {folder} can be used; the first: {describe(rejected[0])}")
     if len(rows) < args.num_shards:
         raise ValueError(
             f"{len(rows)} utterances don't fill --num_shards={args.num_shards} for {folder}; "
@@ -135,7 +160,6 @@ def make(folder: Path, table: UtteranceTable, args: argparse.Namespace) -> int:
     )
     if args.dry_run:
         return 0
-    folder.mkdir(parents=True, exist_ok=True)
     reports = write_all(shards, folder, args)
     write_json_lines(folder / MANIFEST, [line for report in reports for line in report.lines])
     write_metadata(folder / "metadata.yaml", args, len(table), min(counts))
@@ -193,11 +217,19 @@ def tell(folder: Path, reports: list[ShardReport], rejected: list[BadSample]) ->
     print(
         f"{folder}: {len(reports)} shards, {size:.1f} MB" + (f"; {there} of them were there already" if there else "")
     )
-    listing = folder / FILE_NAME
-    listing.unlink(missing_ok=True)
+    if list_rejects(folder, rejected):
+        print(
+            f"{len(rejected)} lines or files can't be used and are left out, see {folder / FILE_NAME}", file=sys.stderr
+        )
+
+
+def list_rejects(folder: Path, rejected: list[BadSample]) -> bool:
+    """Whether there are any; without, there is no list."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE_NAME).unlink(missing_ok=True)
     if rejected:
-        write_json_lines(listing, [entry_of(bad) for bad in rejected])
-        print(f"{len(rejected)} lines or files can't be used and are left out, see {listing}", file=sys.stderr)
+        write_json_lines(folder / FILE_NAME, [entry_of(bad) for bad in rejected])
+    return bool(rejected)
 
 
 def train_command(folders: list[Path], num_shards: int) -> str:

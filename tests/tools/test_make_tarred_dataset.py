@@ -230,6 +230,45 @@ def test_what_cannot_be_packed_is_listed_and_the_rest_packed(source, tmp_path):
     assert sorted(speaker for speaker, _ in kept) == ["s0", "s1", "s2", "s5"]
 
 
+@pytest.mark.parametrize("change", [["--num_shards", "2"], ["--num_shards", "3", "--force_codec", "flac"]])
+def test_shards_of_another_data_set_are_replaced_only_when_forced(source, tmp_path, capsys, change):
+    out = tmp_path / "out"
+    run(source, out, "--num_shards", "3")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit) as stop:
+        run(source, out, *change)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "--force" in said
+    assert "num_shards was 3, is 2" in said or "force_codec was None, is flac" in said
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert run(source, out, *change, "--force") == 0
+    shards = int(change[1])
+    assert len(list(out.glob("*.tar"))) == len(list(out.glob("sharded_manifests/*"))) == shards
+    assert len(list(out.glob("*.index.json"))) == shards and len(read(out, shards)) == 8
+
+
+def test_shards_of_another_manifest_or_in_fewer_buckets_are_refused_too(source, tmp_path):
+    bounds = ("--num_shards", "1", "--min_duration", "0.5", "--max_duration", "1.1")
+    run(source, tmp_path / "out", *bounds, "--buckets_num", "2")
+    other = source.with_name("other.json")
+    other.write_bytes(source.read_bytes())
+    for manifest, buckets in ((source, "1"), (other, "2")):
+        with pytest.raises(SystemExit):
+            run(manifest, tmp_path / "out", *bounds, "--buckets_num", buckets)
+    assert run(source, tmp_path / "out", *bounds, "--force") == 0
+    assert not list(tmp_path.glob("out/bucket*/*.tar"))
+
+
+def test_a_manifest_of_which_nothing_is_there_says_so(source, tmp_path, capsys):
+    for path in [*source.parent.rglob("*.wav"), *source.parent.rglob("*.flac"), *source.parent.rglob("*.ogg")]:
+        path.unlink()
+    with pytest.raises(SystemExit) as stop:
+        run(source, tmp_path / "out", "--num_shards", "2")
+    assert stop.value.code == 2
+    assert "none of 8 lines" in (said := capsys.readouterr().err) and "no such file" in said
+    assert len((tmp_path / "out" / "rejects.jsonl").read_text(encoding="utf-8").splitlines()) == 8
+
+
 def test_a_name_that_no_file_can_have_is_listed(source, tmp_path):
     with open(source, "a", encoding="utf-8") as lines:
         lines.write('{"audio_filepath": "\\ud800.wav", "duration": 1.0}\n')
