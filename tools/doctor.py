@@ -11,6 +11,7 @@ interrupted.
 """
 
 import argparse
+import gzip
 import json
 import logging
 import math
@@ -26,7 +27,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.tarred import tar_table
-from parts.preprocessing.manifest import read_table
+from parts.preprocessing.manifest import manifest_lines, read_table
 from parts.preprocessing.manifest_paths import manifest_paths
 from parts.preprocessing.segment import ChannelSelector, check_channel_selector
 from parts.preprocessing.utterances import UtteranceTable
@@ -92,7 +93,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def channel_selector(text: str) -> ChannelSelector:
     numbers = [int(x) if x.strip().isdigit() else x for x in text.split(",")]
     selector = numbers[0] if len(numbers) == 1 else numbers
-    check_channel_selector(selector)
+    try:
+        check_channel_selector(selector)
+    except ValueError as error:  # argparse would only repeat the value
+        raise argparse.ArgumentTypeError(str(error)) from None
     return selector
 
 
@@ -106,6 +110,9 @@ def prepare(args: argparse.Namespace) -> UtteranceTable:
     """The lines of the manifests, each named once. Finds out now, not after an hour, whether results can be written."""
     named = manifest_paths(args.manifests, "MANIFEST")
     paths = list({os.path.realpath(path): path for path in reversed(named)}.values())[::-1]
+    for path in paths:
+        if "recording" in (entry := first_entry(path)) and "audio_filepath" not in entry:
+            raise ValueError(f"{path} holds lhotse's cuts; only manifests with audio_filepath can be checked")
     for path in (args.rejects, args.json and args.json != "-" and Path(args.json)):
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,6 +126,20 @@ def prepare(args: argparse.Namespace) -> UtteranceTable:
         if args.tarred_audio_filepaths:
             return tar_table(args.tarred_audio_filepaths, paths, "doctor")
         return read_table(paths)
+
+
+def first_entry(manifest: str) -> dict:
+    """The JSON object in the first line of a manifest, also of one that is packed by gzip; {} where there is none."""
+    try:
+        if manifest.endswith(".gz"):
+            with gzip.open(manifest) as file:
+                line = file.readline()
+        else:
+            line = next(manifest_lines(manifest), b"")
+        entry = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, OSError):  # no JSON, no gzip
+        return {}
+    return entry if isinstance(entry, dict) else {}
 
 
 def check(args: argparse.Namespace, table: UtteranceTable) -> int:
@@ -144,6 +165,9 @@ def check(args: argparse.Namespace, table: UtteranceTable) -> int:
     if args.fix:
         for cleaned in write_clean(columns):
             print(what_was_done(cleaned), file=sys.stderr if args.json == "-" else sys.stdout)
+    may_be_of_tars = not report["used"] and not args.tarred_audio_filepaths
+    if may_be_of_tars and any("shard_id" in first_entry(path) for path in table.manifests):
+        print("these lines are of tar shards: name the tar files, with --tarred_audio_filepaths", file=sys.stderr)
     return CLEAN if report["used"] and not report["rejected"] else SICK
 
 

@@ -1,3 +1,4 @@
+import gzip
 import json
 import subprocess
 import sys
@@ -236,7 +237,7 @@ def test_a_broken_channel_that_is_not_selected_spoils_no_number(check, tmp_path)
     ("arguments", "message"),
     [
         (["no_such.json"], "no_such.json"),
-        (["planted.json", "--channel_selector", "left"], "left"),
+        (["planted.json", "--channel_selector", "left"], "is not 'average', a channel number or a list of them"),
         (["planted.json", "--sample_rate", "0"], "--sample_rate=0 is not at least 1"),
         (["planted.json", "--num_workers", "-1"], "--num_workers=-1"),
         (["planted.json", "--min_duration", "nan"], "--min_duration=nan is not 0 or more"),
@@ -252,6 +253,31 @@ def test_what_cannot_be_checked_ends_with_2_and_one_line(arguments, message, pla
         code = stop.code
     assert code == NOT_CHECKED
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["cuts.jsonl", "cuts.jsonl.gz"])
+def test_cuts_are_not_mistaken_for_a_manifest(name, tmp_path, capsys):
+    with (gzip.open if name.endswith("gz") else open)(tmp_path / name, "wt", encoding="utf-8") as file:
+        file.write('{"id": "a", "start": 0.0, "duration": 1.0, "channel": 0, "recording": {"id": "a"}}\n')
+    assert doctor.main([str(tmp_path / name), "--num_workers", "0"]) == NOT_CHECKED
+    assert "lhotse's cuts" in capsys.readouterr().err
+
+
+def test_a_manifest_of_tar_shards_asks_for_them(tmp_path, capsys):
+    (tmp_path / "m.json").write_text('{"audio_filepath": "a.wav", "duration": 1.0, "shard_id": 0}', encoding="utf-8")
+    assert doctor.main([str(tmp_path / "m.json"), "--num_workers", "0"]) == SICK
+    assert "--tarred_audio_filepaths" in capsys.readouterr().err
+
+
+def test_fix_drops_lines_that_repeat_others_once_they_are_corrected(tmp_path, check):
+    soundfile.write(tmp_path / "a.wav", sound(), RATE)
+    pieces = (("a.wav", 1.2), ("./a.wav", 1.0), ("a.wav", 0.5))
+    entries = [{"audio_filepath": name, "duration": seconds} for name, seconds in pieces]
+    (tmp_path / "m.json").write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    check(tmp_path / "m.json", "--fix")
+    clean = tmp_path / "m.clean.json"
+    assert [json.loads(line)["duration"] for line in clean.read_text(encoding="utf-8").splitlines()] == [1.0]
+    assert not found(check(clean)[1])
 
 
 def test_the_text_fits_an_ascii_console_and_names_every_reason_and_finding(planted, capsys):

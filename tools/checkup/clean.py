@@ -44,7 +44,7 @@ def write_clean(columns: Columns) -> Iterator[Cleaned]:
     for bad in columns.rejects():
         rejected[bad.manifest][bad.line] = DROP
     seconds = true_seconds(columns)
-    is_repeated = ~np.isnan(FINDINGS["duplicate"].find(columns))
+    is_repeated = ~np.isnan(FINDINGS["duplicate"].find(columns)) | repeats_once_corrected(columns, seconds)
     for number, manifest in enumerate(table.manifests):
         rows = table.manifest_numbers == number
         repeated = {int(line): DROP for line in table.lines[rows & is_repeated]}
@@ -67,6 +67,25 @@ def true_seconds(columns: Columns) -> np.ndarray:
     is_missing = ~np.isnan(FINDINGS["no_duration"].find(columns))
     seconds = np.where(is_missing, values["seconds"], values["stated"] - error)
     return np.where(values["status"] == USED, seconds, np.nan)
+
+
+def repeats_once_corrected(columns: Columns, corrected: np.ndarray) -> np.ndarray:
+    """(U,) bool: lines that name the same piece as an earlier one when each has its right duration.
+
+    corrected: (U,) seconds, NaN for lines that are right.
+    """
+    rows, table = columns.rows, columns.table
+    repeats = np.zeros(len(rows), dtype=bool)
+    if np.isnan(corrected).all():
+        return repeats
+    durations = np.where(np.isnan(corrected), rows["stated"], corrected.round(6))
+    seen: set[tuple] = set()
+    for row in np.flatnonzero(rows["status"] == USED):
+        path = os.path.normcase(os.path.normpath(table.path(row)))
+        piece = (int(table.manifest_numbers[row]), path, float(table.offsets[row]), float(durations[row]))
+        repeats[row] = piece in seen
+        seen.add(piece)
+    return repeats
 
 
 def copy_lines(manifest: str, changes: dict[int, Change]) -> None:

@@ -10,6 +10,7 @@ FIRST_FEW = 5
 EXAMPLES = 3
 LONGEST_BAR = 40
 SHORTEST_PATH = 24
+LONGEST_DETAIL, QUOTED = 180, 40
 UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0}  # the largest that is reached
 
 
@@ -28,6 +29,21 @@ def fit(text: str, width: int) -> str:
     """Cut on the left, where paths differ least."""
     text = ascii_only(text)
     return text if len(text) <= width else f"...{text[3 - width :]}"
+
+
+def squeezed(text: str) -> str:
+    """Cut after its start, where a detail quotes the line; its end says what to do."""
+    text = ascii_only(text)
+    if len(text) <= LONGEST_DETAIL:
+        return text
+    return f"{text[:QUOTED]}...{text[QUOTED - LONGEST_DETAIL :]}"
+
+
+def number(size: float | None) -> str:
+    """'8000', '0.617'; '' for none."""
+    if size is None:
+        return ""
+    return f"{size:.0f}" if abs(size) >= 1000 else f"{size:.4g}"
 
 
 def wrapped(text: str, start: str = "") -> list[str]:
@@ -82,7 +98,7 @@ def rejects(report: dict) -> Iterator[str]:
     yield f"  The first {min(FIRST_FEW, report['rejected'])}:"
     for bad in report["rejects"][:FIRST_FEW]:
         yield listed(bad, report, bad["reason"])
-        yield from wrapped(bad["detail"])[:2]
+        yield from wrapped(squeezed(bad["detail"]))
 
 
 def audio(report: dict) -> Iterator[str]:
@@ -116,5 +132,4 @@ def findings(report: dict) -> Iterator[str]:
     for finding in found:
         yield from counted(finding["lines"], f"{finding['says']}. {finding['advice']}")
         for example in finding["examples"][:EXAMPLES]:
-            size = example["size"]
-            yield listed(example, report, f"{size:.4g}" if size is not None else "")
+            yield listed(example, report, number(example["size"]))
