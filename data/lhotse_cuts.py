@@ -57,6 +57,7 @@ class CutLines:
 
     manifests: paths of .jsonl or .jsonl.gz. min_duration, max_duration: seconds; cuts beyond are left out.
     rejected: by (manifest, line), what was found to be no cut.
+    num_short, num_long: cuts that the bounds leave out, of the present or last time.
     """
 
     def __init__(self, manifests: list[str], min_duration: float | None = None, max_duration: float | None = None):
@@ -64,8 +65,10 @@ class CutLines:
         self.shortest = min_duration or 0.0
         self.longest = math.inf if max_duration is None else max_duration
         self.rejected: dict[tuple[str, int], BadSample] = {}
+        self.num_short = self.num_long = 0
 
     def __iter__(self) -> "Iterator[Cut]":
+        self.num_short = self.num_long = 0
         for manifest in self.manifests:
             number = 0
             try:
@@ -91,8 +94,27 @@ class CutLines:
         except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
             self._reject(manifest, number, f"no cut: {type(error).__name__}: {error}")
             return
+        self.num_short += duration < self.shortest
+        self.num_long += duration > self.longest
         if self.shortest <= duration <= self.longest:
             yield cut
+
+    def dropped(self) -> str:
+        """'2 shorter than min_duration=1.0, 0 longer than max_duration=inf'"""
+        return (
+            f"{self.num_short} shorter than min_duration={self.shortest}, "
+            f"{self.num_long} longer than max_duration={self.longest}"
+        )
+
+    def why_none(self) -> str:
+        """Where gone through in vain: what to change."""
+        if not self.rejected:
+            return f"{self.dropped()}; move the bounds"
+        first = next(iter(self.rejected.values()))
+        return (
+            f"line {first.line} is {first.detail}; these are cuts of lhotse's, and a NeMo manifest goes into "
+            "manifest_filepath, with use_lhotse=false"
+        )
 
     def _reject(self, manifest: str, number: int, detail: str) -> None:
         self.rejected[manifest, number] = BadSample(manifest, "bad_entry", detail.splitlines()[0], manifest, number)

@@ -19,6 +19,7 @@ from parts.batch_types import AudioNoiseBatch, AudioNoiseItem, BadSample
 from parts.preprocessing.manifest_paths import manifest_paths
 from parts.preprocessing.perturb import Augmentor
 from parts.preprocessing.segment import BadAudio, ChannelSelector, check_channel_selector
+from utils.logging import logger
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -172,6 +173,7 @@ def lhotse_loader(
         world_size=world_size,
     )
     check_size(sampler, settings, path)
+    logger.info("%s: kept %d cuts; dropped %s", path, len(sampler.dataset), cuts.dropped())
     report(sampler, sampler.padding, path)
     dataset = LhotseAudioNoiseDataset(
         batch_augmentor_cfg=settings.batch_augmentor,

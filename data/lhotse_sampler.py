@@ -28,20 +28,21 @@ class CutDraws(NamedTuple):
 def cut_sampler(cuts: CutLines, settings: DatasetSettings, path: str) -> "CutSampler":
     """lhotse's own sampler, for all ranks together: with buckets where `batch_duration` is set, else without.
 
-    It shuffles within its buffer of 20,000 cuts. path: of the section, for messages.
+    It shuffles within its buffer of 20,000 cuts. It never drops the last batches, which are one of each bucket, and
+    with few cuts most of them; `drop_last` is about the ranks. path: of the section, for messages.
     """
     from lhotse.dataset import DynamicBucketingSampler, DynamicCutSampler
 
     num_buckets = settings.num_buckets or DEFAULT_NUM_BUCKETS
     num_buckets = len(list(itertools.islice(cuts, num_buckets)))  # no more of them than cuts
     if num_buckets == 0:
-        raise ValueError(f"{path}: no cut of {', '.join(cuts.manifests)} is usable; its lines are the rejects")
+        raise ValueError(f"{path}: no cut of {', '.join(cuts.manifests)} is usable: {cuts.why_none()}")
     options = {
         "max_duration": settings.batch_duration,
         "max_cuts": settings.batch_size,
         "quadratic_duration": settings.quadratic_duration,
         "shuffle": settings.shuffle,
-        "drop_last": settings.drop_last,
+        "drop_last": False,
         "seed": settings.seed,
         "world_size": 1,
         "rank": 0,

@@ -225,14 +225,27 @@ def test_a_run_on_mostly_broken_cuts_stops(cut_loader, cut_folder, tmp_path):
     [
         ({"cuts_path": None}, "model.train_ds.use_lhotse=true reads one of cuts_path and shar_path"),
         ({"shar_path": "/nowhere"}, "model.train_ds.shar_path: '/nowhere' holds no cuts"),
-        ({"max_duration": 0.01}, "model.train_ds: no cut of .* is usable"),
-        ({"drop_last": True, "ranks": 100}, "model.train_ds: 20 utterances over 100 ranks don't fill one batch"),
+        (
+            {"max_duration": 0.01},
+            "model.train_ds: no cut of .* is usable: 0 shorter .* 23 longer than max_duration",
+        ),
+        (
+            {"drop_last": True, "ranks": 100},
+            "model.train_ds: 23 utterances don't fill one batch .* 100 ranks",
+        ),
     ],
 )
 def test_wrong_options_are_named(cut_loader, section, message):
     with pytest.raises(ValueError, match=message) as error:
         cut_loader(**{"batch_size": 4} | section)
     assert "\n" not in str(error.value)
+
+
+def test_a_manifest_of_nemos_is_told_from_cuts(cut_loader, tmp_path):
+    (tmp_path / "train.json").write_text('{"audio_filepath": "a.wav", "duration": 1.0}\n')
+    said = r"no cut of .*train.json is usable: line 1 is no cut: .* a NeMo manifest goes into manifest_filepath"
+    with pytest.raises(ValueError, match=said):
+        cut_loader(cuts_path=str(tmp_path / "train.json"), batch_size=4)
 
 
 def test_without_lhotse_one_line_says_how_to_install_it(cut_loader, monkeypatch):

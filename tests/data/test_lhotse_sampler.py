@@ -62,13 +62,14 @@ def test_a_run_that_begins_in_a_later_epoch_begins_with_its_order(cut_loader):
     assert ids(other) == ids(loader) != first
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_drop_last_leaves_out_what_is_no_batch_for_every_rank(cut_loader, ranks):
-    loaders = [cut_loader(rank=r, ranks=ranks, batch_size=4, drop_last=True) for r in range(ranks)]
-    assert [len(loader) for loader in loaders] == [5 // ranks] * ranks
-    shares = [ids(loader) + ids(loader) for loader in loaders]
-    assert [len(share) for share in shares] == [5 // ranks * 2] * ranks
-    assert {len(batch) for share in shares for batch in share} == {4}
+@BOTH_SAMPLERS
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_drop_last_leaves_out_what_does_not_go_round_the_ranks_and_no_other_cut(cut_loader, batching, ranks):
+    whole = cut_loader(**batching)
+    loaders = [cut_loader(rank=r, ranks=ranks, drop_last=True, **batching) for r in range(ranks)]
+    assert [len(loader) for loader in loaders] == [len(whole) // ranks] * ranks
+    rounds = zip(*(ids(loader) for loader in loaders))
+    assert [batch for batches in rounds for batch in batches] == ids(whole)[: len(whole) // ranks * ranks]
 
 
 def test_batches_are_of_similar_lengths_and_about_batch_duration(cut_loader):
@@ -79,10 +80,12 @@ def test_batches_are_of_similar_lengths_and_about_batch_duration(cut_loader):
     assert 0 < loader.sampler.padding < 0.6 * plain.sampler.padding
 
 
-def test_durations_are_bounded(cut_loader):
+def test_durations_are_bounded(cut_loader, log):
+    log.set_level("INFO")
     names = ids(cut_loader(batch_size=1, min_duration=0.1, max_duration=0.15, shuffle=False))
     lengths = [800 + 150 * int(name[0].split(".")[-1]) for name in names]
     assert lengths == [n for n in (800 + 150 * i for i in range(NUM_CUTS)) if 0.1 * RATE <= n <= 0.15 * RATE]
+    assert "kept 5 cuts; dropped 6 shorter than min_duration=0.1, 12 longer than max_duration=0.15" in log.text
 
 
 # going on
