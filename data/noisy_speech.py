@@ -10,6 +10,7 @@ from data.collate import BatchAugmentor, collate_audio_noise
 from data.noise import read_noise_manifest, sample_noise
 from data.padding import check_pad_audio_mode, pad_audio
 from parts.batch_types import AudioNoiseBatch, AudioNoiseItem, BadSample
+from parts.preprocessing.drawn_audio import rejected_lines
 from parts.preprocessing.perturb import Augmentor, build_augmentor
 from parts.preprocessing.reverberation import RoomImpulseResponses
 from parts.preprocessing.segment import BadAudio
@@ -47,8 +48,8 @@ class NoisySpeech:
 
     @property
     def rejected_lines(self) -> tuple[BadSample, ...]:
-        """Lines of the noise manifest that name no usable piece of audio."""
-        return tuple(bad._replace(reason=f"noise_{bad.reason}") for bad in self.noise.rejected)
+        """Lines of the manifests of noise and impulse responses that name no usable piece of audio."""
+        return (*rejected_lines(self.noise, "noise"), *self.rooms.rejected_lines, *self.augment.rejected_lines)
 
     def item(
         self,

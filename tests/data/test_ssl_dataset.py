@@ -206,16 +206,24 @@ def test_unusable_noise_files_are_listed_too(dataset, tmp_path):
     (tmp_path / "n1.wav").write_bytes(b"no audio")
     batch = ds.collate_fn([ds[0]])
     assert len(batch) == 1 and not batch.noise.any()
-    assert len(batch.rejected) == 20 and {bad.reason for bad in batch.rejected} == {"noise_unreadable"}
+    assert [bad.reason for bad in batch.rejected].count("noise_unreadable") == 20
 
 
-def test_broken_lines_of_both_manifests_are_listed_by_the_data_set(speech_and_noise, tmp_path):
-    section = speech_and_noise()
-    for manifest in ("speech.json", "noise.json"):
+def test_broken_lines_of_all_manifests_are_listed_by_the_data_set(speech_and_noise, tmp_path):
+    section = speech_and_noise(rir_manifest=str(tmp_path / "rooms.json"))
+    section["augmentor"] = {"noise": {"manifest_path": str(tmp_path / "more.json"), "prob": 0.5}}
+    for manifest in ("rooms.json", "more.json"):
+        (tmp_path / manifest).write_text('{"audio_filepath": "n0.wav"}', encoding="utf-8")
+    for manifest in ("speech.json", "noise.json", "rooms.json", "more.json"):
         with open(tmp_path / manifest, "a", encoding="utf-8") as file:
             file.write("\n{broken\n")
     lines = get_audio_noise_dataset_from_config(section).rejected_lines
-    assert [(bad.reason, bad.line) for bad in lines] == [("bad_entry", 7), ("noise_bad_entry", 3)]
+    assert [(bad.reason, bad.line) for bad in lines] == [
+        ("bad_entry", 7),
+        ("noise_bad_entry", 3),
+        ("rir_bad_entry", 2),
+        ("noise_bad_entry", 2),
+    ]
 
 
 def test_a_batch_says_what_its_seconds_were_spent_on(dataset):
@@ -238,7 +246,7 @@ def test_rooms_act_on_the_noisy_audio_alone(dataset, tmp_path):
     (tmp_path / "room.wav").write_bytes(b"no audio")
     lost = wet.collate_fn([wet[1]])
     assert torch.equal(lost.noisy_audio, dry.collate_fn([dry[1]]).noisy_audio)
-    assert {bad.reason for bad in lost.rejected} == {"rir_unreadable"}
+    assert "rir_unreadable" in {bad.reason for bad in lost.rejected}
 
 
 # ---------------------------------------------------------------------------------------------------- evaluation
@@ -321,7 +329,7 @@ def test_drop_last_leaves_out_the_last_short_batch(speech_and_noise):
 
 def test_too_few_utterances_for_one_batch_is_an_error_with_the_remedy(speech_and_noise):
     section = speech_and_noise(batch_size=4, drop_last=True)
-    message = r"6 utterances over 2 ranks don't fill one batch of batch_size=4 for each; lower"
+    message = r"6 utterances don't fill one batch of batch_size=4 for each of 2 ranks; lower"
     with pytest.raises(ValueError, match=message):
         audio_noise_dataloader(section, world_size=2)
 
