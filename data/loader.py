@@ -183,9 +183,10 @@ def check_size(sampler: ResumableSampler, settings: DatasetSettings, path: str) 
     """Raise ValueError where some rank gets no batch."""
     if len(sampler) == 0:
         key = "batch_size" if settings.batch_duration is None else "batch_duration"
+        ranks = f" for each of {sampler.num_replicas} ranks" if sampler.num_replicas > 1 else ""
         raise ValueError(
-            f"{path}: {len(sampler.dataset)} utterances over {sampler.num_replicas} ranks don't fill one batch of "
-            f"{key}={getattr(settings, key)} for each; lower {key}, or set drop_last=false"
+            f"{path}: {len(sampler.dataset)} utterances don't fill one batch of {key}={getattr(settings, key)}{ranks}; "
+            f"lower {key}, or set drop_last=false"
         )
 
 

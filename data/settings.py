@@ -1,7 +1,8 @@
 """The keys of a data set section (`train_ds`, `validation_ds`, `test_ds`), checked before anything is loaded."""
 
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import NamedTuple
 
@@ -30,28 +31,35 @@ READS_NO_TEXT: dict[str, tuple] = {
     "parser": ("en",),
 }
 
-# keys that have an effect beside another only -> that one, and the values, besides the default, that ask for nothing
-# without it: those of NeMo's config
-NEEDS: dict[str, tuple[str, tuple]] = {
-    "num_buckets": ("batch_duration", ()),
-    "quadratic_duration": ("batch_duration", ()),
+# keys that have an effect beside another only -> that one. Of ours, such a key alone is an error ...
+NEEDS: dict[str, str] = {
+    "num_buckets": "batch_duration",
+    "quadratic_duration": "batch_duration",
+    "cuts_path": "use_lhotse",
+    "shar_path": "use_lhotse",
+}
+# ... and of NeMo's, whose configs have some standing, a warning. -> also what NeMo's config has without the other
+IDLE: dict[str, tuple[str, tuple]] = {
     "concat_sampling_technique": ("is_concat", ("temperature",)),
     "concat_sampling_temperature": ("is_concat", (1.0,)),
     "concat_sampling_scale": ("is_concat", ()),
     "concat_sampling_probabilities": ("is_concat", ()),
     "concat_shuffle": ("is_concat", ()),
     "concat_sampling_seed": ("is_concat", ()),
+    "tarred_audio_filepaths": ("is_tarred", ()),
     "tarred_shard_strategy": ("is_tarred", ()),
     "shuffle_n": ("is_tarred", (2048, 0)),
     "bucketing_strategy": ("is_tarred", (None,)),
     "bucketing_batch_size": ("is_tarred", ()),
     "bucketing_weights": ("is_tarred", ()),
-    "cuts_path": ("use_lhotse", ()),
-    "shar_path": ("use_lhotse", ()),
+}
+IDLE_BESIDE: dict[str, tuple[str, tuple]] = {  # likewise: keys that have no effect with some values of another
+    "concat_sampling_probabilities": ("concat_sampling_technique", ("temperature", "round-robin", None)),
+    "concat_sampling_seed": ("concat_sampling_technique", ("round-robin", None)),
+    "bucketing_batch_size": ("is_concat", (True,)),
 }
 NOT_TOGETHER = {  # two keys that exclude each other, and why
     ("batch_duration", "bucketing_batch_size"): "both size the batches",
-    ("is_concat", "bucketing_batch_size"): "go with different data: a corpus has no buckets",
     **{
         ("use_lhotse", key): "don't go together: cuts come from cuts_path or shar_path"
         for key in ("manifest_filepath", "is_concat", "is_tarred", "tarred_audio_filepaths")
@@ -71,7 +79,8 @@ def whole(lowest: int) -> Kind:
 
 
 def one_of(choices: Sequence) -> Kind:
-    return Kind(f"one of {', '.join(map(str, choices))}", lambda value: value in [*choices])
+    words = ", ".join("null" if choice is None else choice for choice in choices)
+    return Kind(f"one of {words}", lambda value: value in [*choices])
 
 
 def some(kind: Kind, words: str) -> Kind:
@@ -202,7 +211,8 @@ class DatasetSettings:
             settings = cls(**{name: value for name, value in values.items() if name in known})
         except ValueError as error:
             raise ValueError(f"{path}.{error}") from None
-        settings._warn_of_no_effect(path)
+        for said in settings.without_effect():
+            warn_once(f"{path}.{said}")
         return settings
 
     def __post_init__(self):
@@ -210,7 +220,7 @@ class DatasetSettings:
             kind = FLAG if field.type is bool else KINDS.get(field.name)
             value = getattr(self, field.name)
             if kind is not None and not kind.holds(value):
-                raise ValueError(f"{field.name}={value!r} is not {kind.words}")
+                raise ValueError(f"{field.name}={as_in_yaml(value)} is not {kind.words}")
         check_channel_selector(self.channel_selector)
         check_pad_audio_mode(self.pad_audio_mode)
         self._check_together()
@@ -225,22 +235,22 @@ class DatasetSettings:
             raise ValueError("tarred_audio_filepaths is missing; name the tar files, or set is_tarred=false")
         for (one, other), why in NOT_TOGETHER.items():
             if self._is_set(one) and self._is_set(other):
-                raise ValueError(f"{other}={getattr(self, other)!r} and {one} {why}; set one of them to null or false")
-        for name, (needed, accepted) in NEEDS.items():
-            if self._is_set(name) and getattr(self, name) not in accepted and not self._is_set(needed):
-                raise ValueError(f"{name}={getattr(self, name)!r} has no effect without {needed}; set that too")
-        if self.concat_sampling_probabilities is not None and self.concat_sampling_technique != "random":
-            raise ValueError(
-                f"concat_sampling_probabilities={self.concat_sampling_probabilities!r} has no effect with "
-                f"concat_sampling_technique={self.concat_sampling_technique}; set that to random"
-            )
+                raise ValueError(f"{self._said(other)} and {one} {why}; set one to null or false")
+        for name, needed in NEEDS.items():
+            if self._is_set(name) and not self._is_set(needed):
+                raise ValueError(f"{self._said(name)} has no effect without {needed}; set that too")
 
-    def _warn_of_no_effect(self, path: str) -> None:
-        """What NeMo's users may leave standing."""
-        if self.tarred_audio_filepaths is not None and not self.is_tarred:
-            warn_once(f"{path}.tarred_audio_filepaths isn't read with is_tarred=false")
-        if self.concat_sampling_seed is not None and self.concat_sampling_technique in ("round-robin", None):
-            warn_once(f"{path}.concat_sampling_seed has no effect with round-robin, which draws nothing")
+    def without_effect(self) -> Iterator[str]:
+        """What is to be said of NeMo's keys that do nothing beside the others."""
+        for name, (needed, accepted) in IDLE.items():
+            if self._is_set(name) and getattr(self, name) not in accepted and not self._is_set(needed):
+                yield f"{self._said(name)} has no effect without {needed}=true"
+        for name, (other, values) in IDLE_BESIDE.items():
+            if self.is_concat and self._is_set(name) and getattr(self, other) in values:
+                yield f"{self._said(name)} has no effect with {self._said(other)}"
+
+    def _said(self, name: str) -> str:
+        return f"{name}={as_in_yaml(getattr(self, name))}"
 
     def _is_set(self, name: str) -> bool:
         """Whether a key asks for anything."""
@@ -261,6 +271,11 @@ class DatasetSettings:
             "rir_manifest": self.rir_manifest,
             "rir_prob": self.rir_prob,
         }
+
+
+def as_in_yaml(value: object) -> str:
+    """For messages: null, true and false as they are written in a config."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
 def check_dataset_keys(values: Mapping, path: str, also: Sequence[str] = ()) -> None:

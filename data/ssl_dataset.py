@@ -21,13 +21,13 @@ from data.loader import ResumableLoader, build_loader
 from data.noise import load_noise_audio, load_noise_manifest, sample_noise
 from data.padding import pad_audio
 from data.samplers import Order, as_listed, repeated, shuffled
-from data.settings import NEEDS, DatasetSettings
+from data.settings import DatasetSettings
 from data.tarred import tar_table
 from data.tarred_dataset import BucketChain, TarredAudioNoiseDataset, TarStream
 from parts.batch_types import AudioNoiseBatch, AudioNoiseItem
 from parts.preprocessing.manifest import keep_durations, read_manifests
 from parts.preprocessing.utterances import UtteranceTable
-from utils.logging import warn_once
+from utils.logging import info_once, warn_once
 
 __all__ = [
     "AudioNoiseBatch",
@@ -63,7 +63,7 @@ def audio_noise_dataloader(
         return lhotse_loader(settings, path, training=training, global_rank=global_rank, world_size=world_size)
     if settings.manifest_filepath is None and not training:
         return None
-    warn_of_no_effect(settings, path, training)
+    say_what_has_no_effect(settings, path, training)
     dataset = dataset_by_index(settings, path, mix_from_manifest=not training)
     return build_loader(
         dataset,
@@ -77,13 +77,14 @@ def audio_noise_dataloader(
     )
 
 
-def warn_of_no_effect(settings: DatasetSettings, path: str, training: bool) -> None:
-    """Say of options that only NeMo's streams, or only a training, have a use for."""
-    if settings.shuffle_n not in (None, *NEEDS["shuffle_n"][1]):
-        warn_once(f"{path}.shuffle_n={settings.shuffle_n} has no effect: all samples are shuffled, not shards alone")
-    default = DatasetSettings.max_rejected_share
-    if not training and settings.max_rejected_share != default:
+def say_what_has_no_effect(settings: DatasetSettings, path: str, training: bool) -> None:
+    """Of options that only NeMo's streams, or only a training, have a use for."""
+    if settings.is_tarred and settings.shuffle and settings.shuffle_n is not None:
+        info_once(f"{path}.shuffle_n={settings.shuffle_n} has no effect: all samples are shuffled, not shards alone")
+    if not training and settings.max_rejected_share != DatasetSettings.max_rejected_share:
         warn_once(f"{path}.max_rejected_share={settings.max_rejected_share} has no effect: it stops training only")
+    if settings.is_concat and len(in_corpora(source_of(settings), path)) == 1:
+        warn_once(f"{path}.is_concat=true has one manifest to draw from; give a list of them")
 
 
 def order_of(dataset: Dataset, settings: DatasetSettings, path: str, world_size: int) -> Order:
@@ -111,7 +112,7 @@ def order_of(dataset: Dataset, settings: DatasetSettings, path: str, world_size:
 def buckets_of(dataset: Dataset, settings: DatasetSettings, path: str) -> Buckets | None:
     """The batches of a tarred section that has buckets. Raises ValueError for options that need some, or none."""
     if settings.is_concat or not isinstance(dataset, Corpora):
-        refuse_batch_sizes(settings, path)
+        warn_of_no_buckets(settings, path)
         return None
     if settings.batch_duration is not None:
         if settings.bucketing_strategy not in (None, DatasetSettings.bucketing_strategy):
@@ -131,11 +132,11 @@ def batch_sizes_of(settings: DatasetSettings, path: str) -> np.ndarray:
     return bucket_batch_sizes(settings.bucketing_batch_size, settings.batch_size, weights, path)
 
 
-def refuse_batch_sizes(settings: DatasetSettings, path: str) -> None:
-    if settings.bucketing_batch_size is not None:
-        raise ValueError(
-            f"{path}.bucketing_batch_size={settings.bucketing_batch_size!r} has no effect without buckets; give their "
-            "tar files and manifests as lists in a list, or set batch_size instead"
+def warn_of_no_buckets(settings: DatasetSettings, path: str) -> None:
+    if settings.is_tarred and not settings.is_concat and settings.bucketing_batch_size is not None:
+        warn_once(
+            f"{path}.bucketing_batch_size={settings.bucketing_batch_size!r} has no effect without buckets, whose tar "
+            "files and manifests are lists in a list"
         )
 
 
@@ -297,7 +298,7 @@ def nemo_dataset(source: Source, settings: DatasetSettings, path: str, global_ra
         shuffled_shards = shuffle_n if settings.shuffle else 0
         streams.append(TarStream(samples, shuffled_shards, settings.tarred_shard_strategy, global_rank, world_size))
     if len(streams) == 1:
-        refuse_batch_sizes(settings, path)
+        warn_of_no_buckets(settings, path)
         return streams[0]
     batch_sizes = None
     if settings.bucketing_batch_size is not None:

@@ -231,13 +231,11 @@ def test_an_unreadable_utterance_has_its_turn_among_the_short_ones(monkeypatch):
 
 
 def test_too_few_utterances_for_one_batch_is_an_error_with_the_remedy():
-    with pytest.raises(
-        ValueError, match=r"2 utterances over 1 ranks don't fill one batch of batch_size=3 for each; lower"
-    ):
+    with pytest.raises(ValueError, match=r"2 utterances don't fill one batch of batch_size=3; lower"):
         loader(2, drop_last=True)
-    with pytest.raises(ValueError, match=r"5 utterances over 2 ranks don't fill one batch"):
+    with pytest.raises(ValueError, match=r"5 utterances don't fill one batch of batch_size=3 for each of 2 ranks"):
         loader(5, drop_last=True, world_size=2)
-    with pytest.raises(ValueError, match=r"of batch_duration=99.0 for each; lower batch_duration"):
+    with pytest.raises(ValueError, match=r"of batch_duration=99.0 for each of 8 ranks; lower batch_duration"):
         loader(5, drop_last=True, world_size=8, batch_duration=99.0)
 
 

@@ -215,6 +215,23 @@ def test_a_stream_of_buckets_with_sizes_gives_batches(buckets):
     assert [len(batch) for batch in batches] == [4, 2, 2, 2] and len(stream) == 4
 
 
+def test_what_only_streams_and_training_use_is_said(corpora, shards, log):
+    log.set_level("INFO")
+    audio_noise_dataloader(shards(shuffle_n=8, bucketing_batch_size=2))
+    assert "model.train_ds.shuffle_n=8 has no effect: all samples are shuffled" in log.text
+    assert "model.train_ds.bucketing_batch_size=2 has no effect without buckets" in log.text
+    section = corpora(concat_sampling_technique="round-robin", max_rejected_share=0.1)
+    section["manifest_filepath"] = section["manifest_filepath"][:1]
+    audio_noise_dataloader(section, training=False, path="model.validation_ds")
+    assert "model.validation_ds.max_rejected_share=0.1 has no effect: it stops training only" in log.text
+    assert "model.validation_ds.is_concat=true has one manifest" in log.text
+
+
+def test_batch_duration_makes_buckets_of_its_own(buckets):
+    with pytest.raises(ValueError, match=r"model\.train_ds\.bucketing_strategy='fixed_order' has no effect with"):
+        audio_noise_dataloader(buckets(bucketing_strategy="fixed_order", batch_duration=1.0))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

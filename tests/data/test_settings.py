@@ -6,7 +6,17 @@ from omegaconf import OmegaConf
 
 from data.batching import ARRANGEMENTS
 from data.dataset import SHARES
-from data.settings import CHOICES, HAS_NO_EFFECT, NEEDS, NOT_TOGETHER, READS_NO_TEXT, DatasetSettings
+from data.settings import (
+    CHOICES,
+    HAS_NO_EFFECT,
+    IDLE,
+    IDLE_BESIDE,
+    NEEDS,
+    NOT_TOGETHER,
+    READS_NO_TEXT,
+    DatasetSettings,
+    as_in_yaml,
+)
 from data.tarred_dataset import BUCKET_ORDERS
 from parts.preprocessing.manifest_paths import SHARD_STRATEGIES
 
@@ -41,6 +51,15 @@ def test_a_key_without_effect_is_accepted_at_nemos_default_and_refused_by_name_o
     assert "\n" not in str(caught.value)
 
 
+def test_messages_write_null_and_true_as_a_config_does():
+    with pytest.raises(ValueError, match=r"seed=null is not a whole number"):
+        settings(seed=None)
+    with pytest.raises(ValueError, match=r"num_workers=true is not a whole number"):
+        settings(num_workers=True)
+    with pytest.raises(ValueError, match=r"is not one of round-robin, random, temperature, null$"):
+        settings(concat_sampling_technique="warm")
+
+
 @pytest.mark.parametrize("key", FLAGS)
 def test_a_one_is_not_taken_for_true(key):
     with pytest.raises(ValueError, match=rf"^model\.train_ds\.{key}=1 is not true or false"):
@@ -49,9 +68,8 @@ def test_a_one_is_not_taken_for_true(key):
 
 @pytest.mark.parametrize("key", CHOICES)
 def test_a_choice_that_isnt_one_is_named_with_those_that_are(key):
-    beside = {} if key not in NEEDS else {NEEDS[key][0]: True}
     for choice in CHOICES[key]:
-        assert getattr(settings(**{key: choice}, **beside), key) == choice
+        assert getattr(settings(**{key: choice}), key) == choice
     with pytest.raises(ValueError, match=rf"^model\.train_ds\.{key}='other' is not one of {CHOICES[key][0]}"):
         settings(**{key: "other"})
 
@@ -62,57 +80,66 @@ def test_choices_are_those_that_are_built():
     assert {*CHOICES["bucketing_strategy"]} == {*ARRANGEMENTS, None} == {*BUCKET_ORDERS, None}
 
 
-UNEXPECTED = {  # a value of each key that asks for something, beside what it may have without the other key
+ASKING = {  # a value of each key that asks for something
     "num_buckets": 4,
     "quadratic_duration": 20.0,
+    "cuts_path": "cuts.jsonl",
+    "shar_path": "shar",
     "concat_sampling_technique": "random",
     "concat_sampling_temperature": 2.0,
     "concat_sampling_scale": 2,
     "concat_sampling_probabilities": [0.5, 0.5],
     "concat_shuffle": False,
     "concat_sampling_seed": 0,
+    "tarred_audio_filepaths": "audio_0.tar",
     "tarred_shard_strategy": "replicate",
     "shuffle_n": 128,
     "bucketing_strategy": "fixed_order",
     "bucketing_batch_size": 4,
     "bucketing_weights": [2, 1],
-    "cuts_path": "cuts.jsonl",
-    "shar_path": "shar",
 }
 
 
 @pytest.mark.parametrize("key", NEEDS)
-def test_a_key_that_needs_another_is_refused_without_it(key):
-    needed, accepted = NEEDS[key]
-    for value in accepted:
-        settings(**{key: value})
-    with pytest.raises(ValueError, match=rf"^model\.train_ds\.{key}=.* has no effect without {needed}; set that too"):
-        settings(**{key: UNEXPECTED[key]})
+def test_a_key_of_ours_that_needs_another_is_refused_without_it(key):
+    with pytest.raises(ValueError, match=rf"^model\.train_ds\.{key}=.* has no effect without {NEEDS[key]}; set that"):
+        settings(**{key: ASKING[key]})
+
+
+@pytest.mark.parametrize("key", IDLE)
+def test_a_key_of_nemos_that_needs_another_is_said_to_have_no_effect_without_it(key):
+    needed, accepted = IDLE[key]
+    assert not any(list(settings(**{key: value}).without_effect()) for value in accepted)
+    (said,) = settings(**{key: ASKING[key]}).without_effect()
+    assert said.startswith(f"{key}=") and said.endswith(f" has no effect without {needed}=true")
+    together = settings(**{"concat_sampling_technique": "random", key: ASKING[key], needed: True})
+    assert [said for said in together.without_effect() if key in said] == []
+
+
+@pytest.mark.parametrize("key", IDLE_BESIDE)
+def test_a_key_that_does_nothing_beside_the_value_of_another_is_said_to(key):
+    other, values = IDLE_BESIDE[key]
+    for value in values:
+        said = list(settings(**{"is_concat": True, other: value, key: ASKING[key]}).without_effect())
+        assert f"{key}={ASKING[key]} has no effect with {other}={as_in_yaml(value)}" in said
+
+
+def test_what_has_no_effect_is_logged_with_its_path(log):
+    settings(tarred_audio_filepaths="only_here.tar")
+    assert "model.train_ds.tarred_audio_filepaths='only_here.tar' has no effect without is_tarred=true" in log.text
 
 
 @pytest.mark.parametrize("pair", NOT_TOGETHER, ids=" and ".join)
 def test_two_keys_that_exclude_each_other_are_named(pair):
-    values = {"batch_duration": 60, "bucketing_batch_size": 4, "manifest_filepath": "m.json"}
-    values |= {"tarred_audio_filepaths": "a.tar"}
+    values = ASKING | {"batch_duration": 60, "manifest_filepath": "m.json"}
     one, other = pair
-    with pytest.raises(ValueError, match=rf"^model\.train_ds\.{other}=.* and {one} .*; set one of them to null"):
+    with pytest.raises(ValueError, match=rf"^model\.train_ds\.{other}=.* and {one} .*; set one to null or false"):
         settings(**{key: values.get(key, True) for key in pair})
-
-
-def test_what_nemo_lets_stand_is_said_to_have_no_effect(log):
-    settings(tarred_audio_filepaths="audio_0.tar")
-    assert "model.train_ds.tarred_audio_filepaths isn't read with is_tarred=false" in log.text
-    settings(is_concat=True, concat_sampling_technique="round-robin", concat_sampling_seed=3)
-    assert "model.train_ds.concat_sampling_seed has no effect with round-robin" in log.text
 
 
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        (
-            {"is_concat": True, "concat_sampling_technique": "temperature", "concat_sampling_probabilities": [1.0]},
-            "concat_sampling_probabilities=.* has no effect with concat_sampling_technique=temperature; set that to",
-        ),
         ({"batch_size": None}, "batch_size is missing"),
         ({"is_tarred": True, "manifest_filepath": "m.json"}, "tarred_audio_filepaths is missing"),
         ({"min_duration": 3, "max_duration": 2}, "min_duration=3 is above max_duration=2"),
