@@ -37,10 +37,11 @@ from tools.checkup.line_check import REJECTED, LineCheck, listed
 from tools.checkup.processes import Lost, share_out
 from tools.checkup.report import summarise
 from tools.checkup.text import ascii_only, in_words
+from utils.cores import usable_cores
 from utils.logging import logger
 
 CLEAN, SICK, NOT_CHECKED, INTERRUPTED = 0, 1, 2, 130
-MOST_WORKERS = 16  # unless asked for
+MOST_WORKERS = 16  # unless asked for; each takes 0.25 GB and more
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,7 +70,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--min_duration", type=float, help="seconds; shorter lines are left out, as in the run")
     parser.add_argument("--max_duration", type=float, help="seconds; longer lines are left out, as in the run")
     parser.add_argument("--noise", action="store_true", help="these are noise manifests, where silence is allowed")
-    parser.add_argument("--num_workers", type=int, default=default_workers(), help="processes (default: cores, to 16)")
+    parser.add_argument("--num_workers", type=int, default=min(usable_cores(), MOST_WORKERS), help="processes (default: cores, to 16)")
     parser.add_argument("--timeout", type=float, default=600, help="seconds after which a file is given up")
     parser.add_argument("--rejects", type=Path, help="write rejected lines to this file, as JSON lines")
     parser.add_argument("--json", help="write the whole report to this file; - for standard output")
@@ -98,12 +99,6 @@ def channel_selector(text: str) -> ChannelSelector:
     except ValueError as error:  # argparse would only repeat the value
         raise argparse.ArgumentTypeError(str(error)) from None
     return selector
-
-
-def default_workers() -> int:
-    """One per core that this process may use; each takes 0.25 GB and more."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_WORKERS)
 
 
 def prepare(args: argparse.Namespace) -> UtteranceTable:

@@ -38,6 +38,7 @@ from parts.preprocessing.utterances import UtteranceTable
 from tools.tarring.folder import MANIFEST, claim, refuse_another_set
 from tools.tarring.plan import Shard, missing_files, plan_shards
 from tools.tarring.shards import CONTAINERS, ShardReport, write_json_lines, write_shard
+from utils.cores import usable_cores
 from utils.errors import one_line_errors
 from utils.rejects_list import FILE_NAME, entry_of
 
@@ -174,7 +175,7 @@ def _places(table: UtteranceTable) -> Iterable[tuple[str, int]]:
 
 def write_all(shards: list[Shard], folder: Path, args: argparse.Namespace) -> list[ShardReport]:
     """In threads: the work is reading, writing and libsndfile, which all leave Python's lock alone."""
-    workers = (os.cpu_count() or 1) if args.workers == -1 else args.workers
+    workers = usable_cores() if args.workers == -1 else args.workers
     members = sum(len(shard.members) for shard in shards)
     with (
         tqdm(total=members, unit=" files", desc=folder.name, ascii=True, disable=None) as bar,

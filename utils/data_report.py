@@ -1,6 +1,5 @@
 """What bounds a run: how long training waits for data, where loading spends its time, what to change about it."""
 
-import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from utils.cores import usable_cores
 from utils.loaders import from_loaders
 from utils.logging import logger
 
@@ -210,8 +210,3 @@ def measured(loading: Loading, sample_rate: int, world_size: int) -> dict[str, f
         "data/audio_seconds_per_second": speech_seconds / max(loading.wall_seconds, 1e-9),
     }
     return numbers | {f"data/{stage}_seconds": spent / loading.batches for stage, spent in loading.seconds.items()}
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
