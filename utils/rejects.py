@@ -10,8 +10,9 @@ from lightning.pytorch.callbacks import Callback
 from utils.loaders import from_loaders, num_samples
 from utils.logging import logger
 from utils.ranks import from_all_ranks
-from utils.rejects_list import MIXED_IN, RejectsList
+from utils.rejects_list import MAX_TRIALS, MIXED_IN, Rejected, RejectsList, describe, ends_the_search
 
+SECTIONS = {"val": "model.validation_ds", "test": "model.test_ds"}
 ENOUGH_TURNS = 200  # before a share is judged inside an epoch
 BATCHES_BETWEEN = 25  # two judgements: ranks wait for each other there, which is too much for every step
 
@@ -23,18 +24,35 @@ class Tally:
     turns: int = 0
     used: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    searches_in_vain: Counter[str] = field(default_factory=Counter)  # for what is mixed in: reasons of the last trials
+    first: dict[str, Rejected] = field(default_factory=dict)  # of each reason
 
     def add(self, batch: object) -> None:
         self.turns += batch.turns
         self.used += len(batch)
-        self.reasons.update(bad.reason for bad in batch.rejected)
+        for bad in batch.rejected:
+            self.reasons[bad.reason] += 1
+            self.searches_in_vain[bad.reason] += ends_the_search(bad)
+            self.first.setdefault(bad.reason, bad)
 
     def __add__(self, other: "Tally") -> "Tally":
-        return Tally(self.turns + other.turns, self.used + other.used, self.reasons + other.reasons)
+        return Tally(
+            self.turns + other.turns,
+            self.used + other.used,
+            self.reasons + other.reasons,
+            self.searches_in_vain + other.searches_in_vain,
+            other.first | self.first,
+        )
 
     @property
     def samples(self) -> Counter[str]:
         return of_samples(self.reasons)
+
+    def found_nothing(self, prefix: str) -> float:
+        """Of the files of a kind in MIXED_IN that couldn't be used, the share after which no other could, either."""
+        return (
+            MAX_TRIALS * of_kind(self.searches_in_vain, prefix).total() / max(1, of_kind(self.reasons, prefix).total())
+        )
 
     def __str__(self) -> str:
         """'left out 12 of 5000 samples: 7 unreadable, 5 silent; of what is mixed in: 3 noise_empty'"""
@@ -52,6 +70,11 @@ def of_samples(reasons: Counter[str]) -> Counter[str]:
     return Counter({why: count for why, count in reasons.items() if not why.startswith(tuple(MIXED_IN))})
 
 
+def of_kind(reasons: Counter[str], prefix: str) -> Counter[str]:
+    """Those of files of one kind in MIXED_IN."""
+    return Counter({why: count for why, count in reasons.items() if why.startswith(prefix)})
+
+
 def by_reason(reasons: Counter[str]) -> str:
     """'7 unreadable, 5 silent'"""
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
@@ -65,7 +88,8 @@ class Rejects(Callback):
     are lines of its manifest that can't be used, and `max_rejected_share`, the share of samples, or of lines, that
     may be left out in training. Beyond it training stops with a ValueError in one line: at its start by the lines,
     then by the samples, once ENOUGH_TURNS were drawn or an epoch ends. It stops too where an epoch had nothing to
-    train on. What is mixed into samples (MIXED_IN), and lines that name it, is listed, and doesn't count.
+    train on. What is mixed into samples (MIXED_IN), and lines that name it, is listed, and doesn't count, as another
+    file takes its place; but where there mostly was no other (see `Tally.found_nothing`), training stops, too.
     Logs `train_rejected_samples` and `val_rejected_samples`, summed over ranks; those of training since its start.
     Source: ours; NeMo 3.0.0 stops at the first file that it can't read.
     """
@@ -103,9 +127,10 @@ class Rejects(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = on_all_ranks(self._epoch)
         if epoch.used == 0 and epoch.samples:
+            first = describe(epoch.first[epoch.samples.most_common(1)[0][0]])
             self._stop(
-                f"none of the {epoch.turns} samples drawn from model.train_ds could be read: the log says why; "
-                f"check the paths in model.train_ds.manifest_filepath ({by_reason(epoch.samples)}{self._list})"
+                f"none of the {epoch.turns} samples drawn from model.train_ds could be read: "
+                f"{by_reason(epoch.samples)}, such as {first}{self._list}"
             )
         self._trained, self._epoch = self._trained + self._epoch, Tally()
         self._judge_training(pl_module, 1)
@@ -143,9 +168,9 @@ class Rejects(Callback):
 
     def _end_evaluation(self, pl_module: LightningModule, stage: str) -> None:
         together = on_all_ranks(self._evaluated)
-        pl_module.log(f"{stage}_rejected_samples", float(together.samples.total()), batch_size=1)
+        log_sum(pl_module, f"{stage}_rejected_samples", together.samples.total())
         if together.reasons:
-            logger.warning(f"{stage}: {together}{self._list}")
+            logger.warning(f"{SECTIONS[stage]}: {together}{self._list}")
 
     # both
 
@@ -165,15 +190,28 @@ class Rejects(Callback):
     def _judge_training(self, pl_module: LightningModule, enough_turns: int) -> None:
         together = on_all_ranks(self._trained + self._epoch)
         rejected = together.samples.total()
-        pl_module.log("train_rejected_samples", float(rejected), batch_size=1)
+        log_sum(pl_module, "train_rejected_samples", rejected)
         if together.turns >= enough_turns:
             self._judge(rejected, together.turns, str(together))
+            for prefix in MIXED_IN:
+                self._judge_mixed_in(prefix, together)
 
     def _judge(self, rejected: int, total: int, summary: str) -> None:
         if rejected > self._max_share * total:
             self._stop(
                 f"model.train_ds: {summary}{self._list}; that is {rejected / total:.0%}, more than "
                 f"model.train_ds.max_rejected_share={self._max_share:g} allows: repair the data, or raise it"
+            )
+
+    def _judge_mixed_in(self, prefix: str, tally: Tally) -> None:
+        if tally.found_nothing(prefix) > self._max_share:
+            name, key = MIXED_IN[prefix]
+            without = of_kind(tally.searches_in_vain, prefix).total()
+            example = describe(tally.first[of_kind(tally.reasons, prefix).most_common(1)[0][0]])
+            self._stop(
+                f"model.train_ds: for {without} of {tally.turns} samples none of {MAX_TRIALS} "
+                f"{name} files could be used, such as {example}{self._list}; repair what "
+                f"model.train_ds.{key} (or the augmentor) names, or set it to null"
             )
 
     def _stop(self, message: str) -> None:
@@ -187,6 +225,11 @@ class Rejects(Callback):
             see = str(self._list) if tally.reasons or lines else ""
             logger.info(f"{tally}{lines}{see}")
         self._has_said_all = True
+
+
+def log_sum(pl_module: LightningModule, name: str, total: int) -> None:
+    """A number that is the same on all ranks; Lightning warns about numbers that it wasn't asked to reduce."""
+    pl_module.log(name, float(total), batch_size=1, sync_dist=True, reduce_fx="max")
 
 
 def on_all_ranks(tally: Tally) -> Tally:

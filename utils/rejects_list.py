@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch.utils.data import get_worker_info
 
@@ -12,9 +12,19 @@ from utils.logging import logger, warn_once
 
 FILE_NAME, FILE_NAME_OF_RANK, ALL_FILES = "rejects.jsonl", "rejects_rank{}.jsonl", "rejects*.jsonl"
 KEYS = ("manifest", "line", "path", "reason", "detail")  # of a line in the file
-MIXED_IN = {  # how reasons begin that concern no sample, but what is mixed into it, and what is said of such a file
-    "noise_": "noise replaced by another",
-    "rir_": "impulse response replaced by another",
+MAX_TRIALS = 20  # files drawn for one sample until one can be used; as in NeMo's `sample_noise`
+
+
+class MixedIn(NamedTuple):
+    """What it is called, and the key of a data section that names it."""
+
+    name: str
+    key: str
+
+
+MIXED_IN = {  # how reasons begin that concern no sample, but what is mixed into it
+    "noise_": MixedIn("noise", "noise_manifest"),
+    "rir_": MixedIn("impulse response", "rir_manifest"),
 }
 
 
@@ -29,11 +39,23 @@ class Rejected(Protocol):
 
 
 def log_reject(bad: Rejected) -> None:
-    """Say what was left out, or replaced, and why, once per process."""
-    place = f"{bad.manifest}:{bad.line}" if bad.manifest else ""
-    verb = next((verb for prefix, verb in MIXED_IN.items() if bad.reason.startswith(prefix)), "left out")
+    """Say what was left out, and why, once per process."""
+    what = next((f"{kind.name} " for prefix, kind in MIXED_IN.items() if bad.reason.startswith(prefix)), "")
+    logger.error(f"{what}left out: {describe(bad)}", extra={"once": True})
+    if ends_the_search(bad):
+        warn_once(f"there are samples for which no {what}was found: one file after the other couldn't be used")
+
+
+def ends_the_search(bad: Rejected) -> bool:
+    """Whether it is the last of so many files in a row that its sample goes without (`LastTrial`)."""
+    return getattr(bad, "is_last_trial", False)
+
+
+def describe(bad: Rejected) -> str:
+    """'a.wav: unreadable (not audio), train.json:3'; without a path its place stands first."""
+    place = f"{bad.manifest}:{bad.line}" if bad.line else bad.manifest
     where = f", {place}" if bad.path and place else ""
-    logger.error(f"{verb}: {bad.path or place}: {bad.reason} ({bad.detail}){where}", extra={"once": True})
+    return f"{bad.path or place}: {bad.reason} ({bad.detail}){where}"
 
 
 def log_reject_in_main(bad: Rejected) -> None:

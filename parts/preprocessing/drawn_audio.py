@@ -8,11 +8,15 @@ import numpy as np
 from parts.batch_types import BadSample
 from parts.preprocessing.audio_file import BadAudio
 from parts.preprocessing.utterances import Utterance, UtteranceTable
-from utils.logging import warn_once
-from utils.rejects_list import log_reject, log_reject_in_main
+from utils.rejects_list import MAX_TRIALS, log_reject, log_reject_in_main
 
-MAX_TRIALS = 20  # NeMo's `sample_noise`
 Loaded = TypeVar("Loaded")
+
+
+class LastTrial(BadSample):
+    """The last of so many unusable files in a row that nothing is mixed into the sample they were drawn for."""
+
+    is_last_trial = True
 
 
 def draw_audio(
@@ -24,26 +28,31 @@ def draw_audio(
     rejected: list[BadSample] | None = None,
     max_trials: int = MAX_TRIALS,
 ) -> Loaded | None:
-    """What `load` makes of a random line; None, with a warning, when `max_trials` lines in a row raise BadAudio.
+    """What `load` makes of a random line; None when `max_trials` lines in a row raise BadAudio.
 
     files: lines as utterances, or as the dicts that NeMo's users have.
     kind: noise or rir; the reasons of the unusable ones begin with it (see utils/rejects_list.py).
-    rejected: gets the unusable ones. They are logged as well; in a loader's worker only where there is no such list.
+    rejected: gets the unusable ones, the last of `max_trials` as a `LastTrial`. They are logged as well; in a loader's
+        worker only where there is no such list.
     """
-    for _ in range(max_trials if len(files) else 0):
+    for trial in range(1, 1 + max_trials if len(files) else 1):
         entry = as_utterance(files[int(rng.integers(len(files)))])
         try:
             return load(entry)
         except BadAudio as error:
-            bad = BadSample(entry.audio_filepath, f"{kind}_{error.reason}", str(error), entry.manifest, entry.line)
-            if rejected is None:
-                log_reject(bad)
-            else:
-                log_reject_in_main(bad)
-                rejected.append(bad)
-    if len(files):
-        warn_once(f"{kind}: {max_trials} files drawn in a row can't be used; some utterances go without")
+            kind_of_reject = LastTrial if trial == max_trials else BadSample
+            reason = f"{kind}_{error.reason}"
+            reject(kind_of_reject(entry.audio_filepath, reason, str(error), entry.manifest, entry.line), rejected)
     return None
+
+
+def reject(bad: BadSample, rejected: list[BadSample] | None) -> None:
+    """Where there is a list, a loader's worker leaves it to the process that trains to say so."""
+    if rejected is None:
+        log_reject(bad)
+    else:
+        log_reject_in_main(bad)
+        rejected.append(bad)
 
 
 def rejected_lines(files: UtteranceTable, kind: str) -> tuple[BadSample, ...]:

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Subset
 
 from parts.batch_types import BadSample
+from parts.preprocessing.drawn_audio import LastTrial
 from tests.utils.tiny_run import Batch, TinyModel
 from utils import rejects
 from utils.exp_manager import exp_manager
@@ -154,9 +155,9 @@ def test_evaluations_are_listed_and_summed_up_too(tmp_path, caplog, verb):
     trainer = new_trainer(Rejects(tmp_path))
     getattr(trainer, verb)(Model([], validation=[batch(BAD), batch()]), verbose=False)
     assert listed(tmp_path) == [BAD._asdict()]
-    name = {"validate": "val", "test": "test"}[verb]
+    name, section = {"validate": ("val", "validation_ds"), "test": ("test", "test_ds")}[verb]
     assert trainer.callback_metrics[f"{name}_rejected_samples"] == 1
-    assert f"{name}: left out 1 of 4 samples: 1 unreadable; see " in caplog.text
+    assert f"model.{section}: left out 1 of 4 samples: 1 unreadable; see " in caplog.text
 
 
 # what is said
@@ -167,7 +168,7 @@ def test_each_reject_is_said_once(caplog):
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert said == [
         "left out: a.wav: unreadable (not audio), train.json:3",
-        "noise replaced by another: hum.wav: noise_silent (no energy), noise.json:1",
+        "noise left out: hum.wav: noise_silent (no energy), noise.json:1",
     ]
 
 
@@ -287,8 +288,41 @@ def test_bad_lines_of_what_is_mixed_in_are_listed_and_stop_nothing(tmp_path, cap
 
 def test_where_nothing_could_be_read_training_stops_at_any_share():
     everything = Emptied(rejected=(bad(1), bad(2)), turns=2)
-    with pytest.raises(ValueError, match=r"^none of the 4 samples drawn from model\.train_ds could be read"):
+    message = (
+        r"^none of the 4 samples drawn from model\.train_ds could be read: 4 unreadable, such as 1\.wav: unreadable "
+        r"\(why\), train\.json:1$"
+    )
+    with pytest.raises(ValueError, match=message):
         fit(Model([everything, everything], max_share=1.0))
+
+
+def no_noise(kind: str) -> list[BadSample]:
+    """Of a sample for which none could be found."""
+    unusable = NOISE._replace(reason=f"{kind}_silent")
+    return [unusable] * 19 + [LastTrial(*unusable)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            "noise",
+            r"none of 20 noise files could be used, such as hum\.wav: noise_silent .* model\.train_ds\.noise_manifest",
+        ),
+        ("rir", r"none of 20 impulse response files could be used, such as hum\.wav: .* model\.train_ds\.rir_manifest"),
+    ],
+)
+@pytest.mark.parametrize("share_mixed", [1, 3])
+def test_a_run_stops_where_nothing_could_be_mixed_in(kind, message, share_mixed):
+    """However rarely: rir_prob may be small."""
+    batches = [batch(*no_noise(kind)), *[batch()] * (share_mixed - 1)]
+    with pytest.raises(ValueError, match=rf"^model\.train_ds: for 1 of {2 * share_mixed} samples {message}"):
+        fit(Model(batches, max_share=0.5))
+
+
+def test_a_run_goes_on_where_other_noise_takes_the_place_of_bad_files():
+    mostly_found = [batch(*[NOISE] * 30)] * 4 + [batch(*no_noise("noise"))]
+    assert fit(Model(mostly_found, max_share=0.5)).global_step == 5
 
 
 def test_fillers_of_a_rank_alone_stop_nothing():

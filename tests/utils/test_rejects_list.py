@@ -76,9 +76,9 @@ def test_a_list_that_cant_be_written_is_said_once_and_stops_nothing(tmp_path, ca
         (BadSample("c.wav", "silent", "peak 0"), "left out: c.wav: silent (peak 0)"),
         (
             BadSample("n.wav", "noise_empty", "x", "n.json", 1),
-            "noise replaced by another: n.wav: noise_empty (x), n.json:1",
+            "noise left out: n.wav: noise_empty (x), n.json:1",
         ),
-        (BadSample("r.wav", "rir_empty", "x"), "impulse response replaced by another: r.wav: rir_empty (x)"),
+        (BadSample("r.wav", "rir_empty", "x"), "impulse response left out: r.wav: rir_empty (x)"),
     ],
 )
 def test_a_sample_is_named_by_its_path_and_its_place_and_said_once(caplog, bad, text):

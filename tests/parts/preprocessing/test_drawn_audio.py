@@ -1,9 +1,12 @@
+import pickle
+
 import numpy as np
 import pytest
+from lightning.fabric.utilities import move_data_to_device
 
 from parts.batch_types import BadSample
 from parts.preprocessing.audio_file import BadAudio
-from parts.preprocessing.drawn_audio import MAX_TRIALS, as_utterance, draw_audio
+from parts.preprocessing.drawn_audio import MAX_TRIALS, LastTrial, as_utterance, draw_audio
 from parts.preprocessing.utterances import Utterance
 from utils import rejects_list
 from utils.logging import logger
@@ -40,9 +43,15 @@ def test_after_so_many_bad_ones_in_a_row_there_is_nothing(tmp_path, caplog, max_
     rejected = []
     for _ in range(2):
         assert draw(lines(tmp_path, "bad.wav"), rejected, max_trials=max_trials) is None
-    assert len(rejected) == 2 * max_trials
-    warning = f"noise: {max_trials} files drawn in a row can't be used; some utterances go without"
-    assert caplog.messages.count(warning) == 1
+    assert {bad.reason for bad in rejected} == {"noise_empty"} and len(rejected) == 2 * max_trials
+    assert [isinstance(bad, LastTrial) for bad in rejected] == 2 * [*[False] * (max_trials - 1), True]
+    assert caplog.text.count("there are samples for which no noise was found") == 1
+
+
+def test_the_last_trial_stays_one_in_a_worker_and_on_a_device():
+    last = LastTrial("a.wav", "noise_empty", "no samples", "noise.json", 1)
+    assert isinstance(pickle.loads(pickle.dumps(last)), LastTrial)
+    assert isinstance(move_data_to_device((last,), "cpu")[0], LastTrial)
 
 
 def test_without_lines_nothing_is_drawn(caplog):
@@ -54,14 +63,14 @@ def test_a_bad_line_is_said_once_with_manifest_and_line(tmp_path, caplog, reject
     files = lines(tmp_path, "bad.wav")
     draw(files, rejected)
     path = files[0].audio_filepath
-    assert caplog.messages[:-1] == [f"noise replaced by another: {path}: noise_empty (no samples), noise.json:1"]
+    assert caplog.messages[:-1] == [f"noise left out: {path}: noise_empty (no samples), noise.json:1"]
 
 
 @pytest.mark.parametrize(("rejected", "times"), [([], 0), (None, 1)])
 def test_a_loaders_worker_says_only_what_it_hands_back_to_nobody(tmp_path, caplog, monkeypatch, rejected, times):
     monkeypatch.setattr(rejects_list, "get_worker_info", lambda: "of a worker")
     draw(lines(tmp_path, "bad.wav"), rejected)
-    assert caplog.text.count("replaced by another") == times
+    assert caplog.text.count("bad.wav") == times
 
 
 def test_a_dict_of_nemos_users_is_an_utterance():
