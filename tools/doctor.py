@@ -70,7 +70,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--min_duration", type=float, help="seconds; shorter lines are left out, as in the run")
     parser.add_argument("--max_duration", type=float, help="seconds; longer lines are left out, as in the run")
     parser.add_argument("--noise", action="store_true", help="these are noise manifests, where silence is allowed")
-    parser.add_argument("--num_workers", type=int, default=min(usable_cores(), MOST_WORKERS), help="processes (default: cores, to 16)")
+    parser.add_argument(
+        "--num_workers", type=int, default=min(usable_cores(), MOST_WORKERS), help="processes (default: cores, to 16)"
+    )
     parser.add_argument("--timeout", type=float, default=600, help="seconds after which a file is given up")
     parser.add_argument("--rejects", type=Path, help="write rejected lines to this file, as JSON lines")
     parser.add_argument("--json", help="write the whole report to this file; - for standard output")
