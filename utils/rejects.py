@@ -50,9 +50,8 @@ class Tally:
 
     def found_nothing(self, prefix: str) -> float:
         """Of the files of a kind in MIXED_IN that couldn't be used, the share after which no other could, either."""
-        return (
-            MAX_TRIALS * of_kind(self.searches_in_vain, prefix).total() / max(1, of_kind(self.reasons, prefix).total())
-        )
+        unusable, in_vain = (of_kind(reasons, prefix).total() for reasons in (self.reasons, self.searches_in_vain))
+        return MAX_TRIALS * in_vain / unusable if in_vain else 0.0
 
     def __str__(self) -> str:
         """'left out 12 of 5000 samples: 7 unreadable, 5 silent; of what is mixed in: 3 noise_empty'"""
