@@ -26,7 +26,15 @@ def refuse_unless_neutral(values: Mapping, neutral: Mapping[str, tuple], path: s
     """Raise ValueError for an option that is known, has no effect, and is set to something that should have one."""
     for key, accepted in neutral.items():
         if key in values and values[key] not in accepted:
-            raise ValueError(f"{path}.{key}={values[key]!r} {why}; remove it or set it to {accepted[0]!r}")
+            given, neutral_value = as_yaml(values[key]), as_yaml(accepted[0])
+            raise ValueError(f"{path}.{key}={given} {why}; remove it or set it to {neutral_value}")
+
+
+def as_yaml(value: object) -> str:
+    """A value as a config spells it: null, true and false; others as Python does."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def is_number(value: object) -> bool:

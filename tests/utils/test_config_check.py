@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from utils.config_check import is_number, is_share, nearest, refuse_unknown_keys, refuse_unless_neutral
+from utils.config_check import as_yaml, is_number, is_share, nearest, refuse_unknown_keys, refuse_unless_neutral
 
 
 def test_the_nearest_name_is_offered():
@@ -42,3 +42,11 @@ def test_an_option_without_effect_may_stand_at_its_neutral_values():
 )
 def test_what_is_a_number_and_what_a_share(value, number, share):
     assert (is_number(value), is_share(value)) == (number, share)
+
+
+def test_values_are_spelt_as_in_a_config():
+    assert [as_yaml(value) for value in (None, True, False, 1, 0, 2.5, "a", [1])] == [
+        *("null", "true", "false", "1", "0", "2.5", "'a'", "[1]")
+    ]
+    with pytest.raises(ValueError, match=r"^AudioNoiseDataset\.labels=true has no effect; .* set it to null$"):
+        refuse_unless_neutral({"labels": True}, {"labels": (None,)}, "AudioNoiseDataset", "has no effect")
