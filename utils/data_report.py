@@ -20,14 +20,19 @@ NAMES = {  # stage: its name in a sentence
     "resample": "resampling",
     "noise": "reading noise",
     "mix": "mixing",
+    "room": "putting it into rooms",
     "collate": "padding into batches",
 }
+LESS_PADDING = (
+    "batch utterances of similar length (model.train_ds.batch_duration with batch_size=null, or more num_buckets)"
+)
 REMEDIES = {  # stage: what makes it cheaper
     "decode": "store the audio as WAV or FLAC on a local disk",
     "resample": "store the audio at {sample_rate} Hz, the model's rate",
     "noise": "store the noise as WAV at {sample_rate} Hz, the model's rate",
     "mix": "lower max_num_segments or max_num_speakers of model.train_ds.batch_augmentor",
-    "collate": "batch utterances of similar length (model.train_ds.batch_duration)",
+    "room": "lower model.train_ds.rir_prob, or shorten the impulse responses",
+    "collate": LESS_PADDING,
 }
 CHEAPER_FILES = ("resample",)  # better made cheaper than spread over more workers
 
@@ -104,10 +109,7 @@ def advice(loading: Loading, machine: Machine, sample_rate: int) -> str:
             sentence += f"; {NAMES.get(stage, stage)} takes {percent(share)} of loading"
         sentence += f": {remedy(stage if share >= IS_DOMINANT else '', machine, sample_rate)}"
     if loading.padding_share >= WASTES_PADDING:
-        sentence += (
-            f"; {percent(loading.padding_share)} of the batches is padding: "
-            "batch utterances of similar length (model.train_ds.batch_duration, num_buckets)"
-        )
+        sentence += f"; {percent(loading.padding_share)} of the batches is padding: {LESS_PADDING}"
     return sentence
 
 
@@ -139,16 +141,18 @@ class DataReport(Callback):
     batch, `data/padding_share` and `data/audio_seconds_per_second`: the first rank's, the last one times the ranks.
     They go to the loggers directly: `LightningModule.log` takes about a millisecond for each.
     The advice leaves out the first batch, for which workers start and files are cold.
+
+    run: what the batches since then took.
     """
 
     def __init__(self):
-        self._run, self._interval = Loading(), Loading()
+        self.run, self._interval = Loading(), Loading()
         self._is_first = True
         self._logged_at = 0  # step
         self._since = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._run, self._interval = Loading(), Loading()
+        self.run, self._interval = Loading(), Loading()
         self._is_first = True
         self._logged_at = trainer.global_step
         self._since = time.monotonic()
@@ -165,7 +169,7 @@ class DataReport(Callback):
             self._logged_at = step
         if self._is_first:
             self._close_interval()
-            self._run, self._is_first = Loading(), False
+            self.run, self._is_first = Loading(), False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._read_clock()
@@ -191,14 +195,14 @@ class DataReport(Callback):
         """What was loaded since the last call; the run has it too."""
         self._read_clock()
         closed, self._interval = self._interval, Loading()
-        self._run += closed
+        self.run += closed
         return closed
 
     def _advise(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if WAIT in self._run.seconds:
+        if WAIT in self.run.seconds:
             workers = max(from_loaders(trainer.train_dataloader, "num_workers"), default=0)
             machine = Machine(workers, trainer.num_devices, usable_cores())
-            logger.info(advice(self._run, machine, pl_module.cfg.sample_rate))
+            logger.info(advice(self.run, machine, pl_module.cfg.sample_rate))
 
 
 def measured(loading: Loading, sample_rate: int, world_size: int) -> dict[str, float]:

@@ -92,11 +92,17 @@ CASES = {
         "waited for data 20 % of the time; mixing takes 60 % of loading: "
         "lower max_num_segments or max_num_speakers of model.train_ds.batch_augmentor",
     ),
+    "rooms": (
+        loading(20, room=60, decode=40),
+        Machine(16, 1, 16),
+        "waited for data 20 % of the time; putting it into rooms takes 60 % of loading: "
+        "lower model.train_ds.rir_prob, or shorten the impulse responses",
+    ),
     "collate": (
         loading(20, collate=60, decode=40),
         Machine(16, 1, 16),
         "waited for data 20 % of the time; padding into batches takes 60 % of loading: "
-        "batch utterances of similar length (model.train_ds.batch_duration)",
+        "batch utterances of similar length (model.train_ds.batch_duration with batch_size=null, or more num_buckets)",
     ),
     "a stage without a name": (
         loading(20, shards=60),
@@ -113,7 +119,7 @@ CASES = {
         loading(0, padding=0.31, decode=1),
         Machine(0, 1, 2),
         "waited for data 0 % of the time: loading doesn't slow this run; 31 % of the batches is padding: "
-        "batch utterances of similar length (model.train_ds.batch_duration, num_buckets)",
+        "batch utterances of similar length (model.train_ds.batch_duration with batch_size=null, or more num_buckets)",
     ),
 }
 
@@ -257,7 +263,7 @@ def test_each_step_is_logged_once_when_gradients_accumulate(clock):
 def test_the_run_is_summed_up_without_its_first_batch(clock, caplog):
     caplog.set_level(logging.INFO, logger="nest_ssl")
     report = fit(Model(batches=7))
-    assert report._run.batches == 6 and report._run.seconds == {"wait": 12.0, "decode": 18.0, "mix": 6.0}
+    assert report.run.batches == 6 and report.run.seconds == {"wait": 12.0, "decode": 18.0, "mix": 6.0}
     (sentence,) = [text for text in caplog.messages if text.startswith("waited for data")]
     assert "opening and decoding takes 75 % of loading: raise model.train_ds.num_workers (now 0; " in sentence
 
@@ -268,7 +274,7 @@ def test_validation_is_no_time_of_training_but_what_comes_before_it_is(clock):
             clock.now += 1.0
 
     report = fit(Saving(batches=4, validate=True), val_check_interval=2)
-    assert report._run.wall_seconds == 3 * 5.0 + 4 * 1.0 and clock.now == 4 * 6.0 + 4 * 100.0
+    assert report.run.wall_seconds == 3 * 5.0 + 4 * 1.0 and clock.now == 4 * 6.0 + 4 * 100.0
 
 
 def test_ctrl_c_ends_with_advice_and_an_error_doesnt(caplog):
