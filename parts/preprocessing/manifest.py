@@ -49,14 +49,15 @@ class BadEntry(ValueError):
         self.name = name
 
 
-def read_manifests(manifests: str | Sequence[str] | None, config_path: str) -> UtteranceTable:
+def read_manifests(manifests: str | Sequence[str] | None, config_path: str, kind: str = "manifest") -> UtteranceTable:
     """All lines of the manifests that a config value names (see `manifest_paths`).
 
     Lines that can't be used are listed in the table's `rejected`, with reason `bad_entry`.
     config_path: the key that named them, such as model.train_ds.manifest_filepath; errors begin with it.
+    kind: see `manifest_paths`.
     Raises FileNotFoundError for a manifest that isn't there, ValueError where no line can be used.
     """
-    paths = manifest_paths(manifests, config_path)
+    paths = manifest_paths(manifests, config_path, kind)
     table = read_table(paths)
     if not len(table):
         raise ValueError(f"{config_path}: {_name_some(paths)} {_why_nothing(table.rejected)}")

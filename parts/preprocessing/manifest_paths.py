@@ -13,6 +13,8 @@ from itertools import islice
 MAKE_DUMMY_DATA = "python tools/prepare_dummy_ssl_data.py"
 KINDS = {  # what is named -> all of a folder, what else a user can do where there is none
     "manifest": ("*.json", f", or make dummy data with `{MAKE_DUMMY_DATA}` and use that"),
+    "noise manifest": ("*.json", ""),
+    "room impulse response manifest": ("*.json", ""),
     "tar file": ("*.tar", ""),
     "cut manifest": ("*.jsonl.gz", ""),
 }

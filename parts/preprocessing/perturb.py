@@ -155,7 +155,9 @@ class Noise(Perturbation):
     def __post_init__(self):
         self.check_range("min_snr_db", "max_snr_db")
         self.check_number("max_gain_db")
-        object.__setattr__(self, "files", read_manifests(self.manifest_path, f"{self.path}.manifest_path"))
+        object.__setattr__(
+            self, "files", read_manifests(self.manifest_path, f"{self.path}.manifest_path", "noise manifest")
+        )
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample] | None) -> np.ndarray:
         noise = draw_audio(self.files, self._load, rng, kind="noise", rejected=rejected)
@@ -192,7 +194,11 @@ class Impulse(Perturbation):
         for name in ("normalize_impulse", "shift_impulse"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{self.path}.{name}={getattr(self, name)!r} is not true or false")
-        object.__setattr__(self, "files", read_manifests(self.manifest_path, f"{self.path}.manifest_path"))
+        object.__setattr__(
+            self,
+            "files",
+            read_manifests(self.manifest_path, f"{self.path}.manifest_path", "room impulse response manifest"),
+        )
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator, rejected: list[BadSample] | None) -> np.ndarray:
         impulse = draw_impulse(self.files, self.sample_rate, rng, rejected)

@@ -41,7 +41,7 @@ class RoomImpulseResponses:
         self.sample_rate = sample_rate
         self.files = UtteranceTable.of([])
         if manifest is not None:
-            self.files = read_manifests(manifest, f"{config_path}.rir_manifest")
+            self.files = read_manifests(manifest, f"{config_path}.rir_manifest", "room impulse response manifest")
 
     @property
     def rejected_lines(self) -> tuple[BadSample, ...]:

@@ -232,8 +232,12 @@ def test_lines_that_name_no_audio_are_there_to_be_reported(folder):
         ({"speed": {"prob": 1, "min_speed_rate": 0}}, r"speed\.min_speed_rate=0 must be above 0"),
         ({"speed": {"prob": 1, "num_rates": 2.5}}, r"speed\.num_rates=2\.5 is not a whole number"),
         ({"white_noise": {"prob": 1, "min_level": -46.5}}, r"white_noise\.min_level=-46\.5 is not a whole number"),
-        ({"noise": {"prob": 1}}, r"noise\.manifest_path is not set"),
-        ({"noise": {"prob": 1, "manifest_path": "none.json"}}, r"noise\.manifest_path: .*none\.json"),
+        ({"noise": {"prob": 1}}, r"noise\.manifest_path is not set; give a noise manifest$"),
+        (
+            {"noise": {"prob": 1, "manifest_path": "none.json"}},
+            r"noise\.manifest_path: .*none\.json.*correct the path$",
+        ),
+        ({"impulse": {"prob": 1}}, r"impulse\.manifest_path is not set; give a room impulse response manifest$"),
         ({"noise": {"prob": 1, "manifest_path": "noise.json", "shuffle_n": 7}}, r"noise\.shuffle_n=7 has no"),
         ({"noise": {"prob": 1, "manifest_path": "noise.json", "orig_sr": 8000}}, r"noise\.orig_sr=8000 has no"),
         (
