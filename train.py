@@ -9,7 +9,6 @@ command line. An error of the user's is one line; NEST_SSL_TRACEBACK=1 in the en
 from lightning.pytorch import Trainer, seed_everything
 from omegaconf import DictConfig
 
-from core.classes.dataloaders import names_data
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel
 from utils.config_check import refuse_unknown_keys
 from utils.exp_manager import exp_manager, keep_config
@@ -27,7 +26,8 @@ def main(cfg: DictConfig) -> None:
         seed_everything(cfg.seed, workers=True)
     trainer = build_trainer(cfg.trainer)
     model = build_model(cfg, trainer)
-    folder = exp_manager(trainer, cfg.get("exp_manager"), has_validation=names_data(cfg.model.get("validation_ds")))
+    has_validation = model.names_data(cfg.model.get("validation_ds"))
+    folder = exp_manager(trainer, cfg.get("exp_manager"), has_validation=has_validation)
     keep_config(cfg, folder)
     trainer.fit(model)
 

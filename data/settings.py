@@ -16,6 +16,7 @@ from parts.preprocessing.segment import check_channel_selector
 from utils.config_check import is_number, is_share, refuse_unknown_keys, refuse_unless_neutral
 from utils.logging import warn_once
 
+DATA_KEYS = ("manifest_filepath", "cuts_path", "shar_path")  # where the data is; the last two with `use_lhotse`
 # keys of NeMo's that change nothing here -> the values at which they change nothing in NeMo either, its default first
 HAS_NO_EFFECT: dict[str, tuple] = {
     "return_sample_id": (False,),  # ids are always in batch.sample_id

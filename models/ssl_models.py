@@ -25,6 +25,7 @@ from core.neural_types import (
     NeuralType,
     SpectrogramType,
 )
+from data.settings import DATA_KEYS
 from data.ssl_dataset import audio_noise_dataloader
 from losses.ssl_losses.mlm import check_steps, masked_prediction_loss
 from models.model_config import check_model_config, mask_after_subsampling
@@ -70,6 +71,8 @@ class EncDecMaskedTokenPredModel(ModelPT):
         model runs at all (NeMo lacks a transpose), and `quantizer.combine_time_steps` becomes 1 (NeMo leaves 8).
     Raises ValueError, in one line, for a config that can't be right.
     """
+
+    data_keys = DATA_KEYS
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         super().__init__(cfg=cfg, trainer=trainer)

@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader
 from utils.logging import warn_once
 
 SOURCE = "manifest_filepath"  # the key of a data section that says where its data is, and may name several sets
-SOURCES = (SOURCE, "cuts_path", "shar_path")  # the last two: of one set, with `use_lhotse`
 
 
 @dataclass
@@ -31,6 +30,7 @@ class Dataloaders:
     `val_dl_idx` (`test_dl_idx`) is the set whose metrics are logged without prefix too, `val_loss` among them.
     """
 
+    data_keys: tuple[str, ...] = (SOURCE,)  # any of these says where a section's data is; the others, of one set
     _train_dl: DataLoader | None = None
     _validation_dl: DataLoader | list[DataLoader] | None = None
     _test_dl: DataLoader | list[DataLoader] | None = None
@@ -83,11 +83,11 @@ class Dataloaders:
     def setup(self, stage: str) -> None:
         """Build what the stage reads, unless it is there already or the config leaves it open."""
         cfg = self.cfg
-        if stage == "fit" and self._train_dl is None and names_data(cfg.get("train_ds")):
+        if stage == "fit" and self._train_dl is None and self.names_data(cfg.get("train_ds")):
             self.setup_training_data(cfg.train_ds)
-        if stage in ("fit", "validate") and self._validation_dl is None and names_data(cfg.get("validation_ds")):
+        if stage in ("fit", "validate") and self._validation_dl is None and self.names_data(cfg.get("validation_ds")):
             self.setup_multiple_validation_data(cfg.validation_ds)
-        if stage == "test" and self._test_dl is None and names_data(cfg.get("test_ds")):
+        if stage == "test" and self._test_dl is None and self.names_data(cfg.get("test_ds")):
             self.setup_multiple_test_data(cfg.test_ds)
 
     def train_dataloader(self) -> DataLoader:
@@ -109,6 +109,12 @@ class Dataloaders:
             raise ValueError(f"model.test_ds.{SOURCE} names no data: there is nothing to test on")
         return self._test_dl
 
+    def names_data(self, section: DictConfig | None) -> bool:
+        """True when a data section says where its data is."""
+        return section is not None and any(
+            not OmegaConf.is_missing(section, key) and bool(section.get(key)) for key in self.data_keys
+        )
+
     # names in the logs
 
     def logged_names(self, stage: str, metric: str, dataloader_idx: int) -> list[str]:
@@ -121,13 +127,6 @@ class Dataloaders:
             return [metric]
         prefix = prefixes[dataloader_idx] if len(prefixes) == count else f"{stage}_{dataloader_idx}_"
         return [prefix + metric, metric] if dataloader_idx == main else [prefix + metric]
-
-
-def names_data(section: DictConfig | None) -> bool:
-    """True when a data section says where its data is."""
-    return section is not None and any(
-        not OmegaConf.is_missing(section, source) and bool(section.get(source)) for source in SOURCES
-    )
 
 
 def evaluation_sets(section: DictConfig, main_key: str, path: str) -> EvaluationSets:

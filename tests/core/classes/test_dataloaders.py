@@ -13,6 +13,8 @@ from core.classes.dataloaders import evaluation_sets
 class Reader(ModelPT):
     """Notes which sections it is asked to read."""
 
+    data_keys = ("manifest_filepath", "archive")
+
     def __init__(self, cfg: dict):
         super().__init__(OmegaConf.create(cfg))
         self.layer = torch.nn.Linear(1, 1)
@@ -86,6 +88,12 @@ def test_open_training_data_is_left_to_the_reader_to_refuse():
     assert [path for path, _ in model.read] == ["model.validation_ds"]
     model.train_dataloader()
     assert model.read[-1] == ("model.train_ds", {"manifest_filepath": "???"})
+
+
+def test_a_model_says_which_keys_name_data():
+    model = Reader({**CFG, "train_ds": {"archive": "a.tar"}, "validation_ds": {"manifest_filepath": "", "folder": "b"}})
+    model.setup("fit")
+    assert model.read == [("model.train_ds", {"archive": "a.tar"})]
 
 
 def test_loaders_given_to_the_trainer_need_no_config():
