@@ -6,6 +6,7 @@ soundfile is imported on first use: importing a model must not wait for it.
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -141,9 +142,7 @@ def open_audio(source: AudioSource) -> "soundfile.SoundFile":
     if isinstance(source, str | os.PathLike):
         name = source = os.fspath(source)
         if not os.path.isfile(source):  # a pipe would be waited for, forever
-            raise BadAudio(
-                "unreadable", "not a file, but a folder or device" if os.path.exists(source) else "no such file"
-            )
+            raise BadAudio("unreadable", why_no_file(source))
         if os.name == "posix":
             source = os.fsencode(source)  # soundfile itself knows names in UTF-8 only
     if isinstance(name, str) and name.lower().endswith(".raw"):
@@ -156,6 +155,14 @@ def open_audio(source: AudioSource) -> "soundfile.SoundFile":
         file.close()
         raise BadAudio("unreadable", f"the header says {file.samplerate} Hz, which is no rate of audio")
     return file
+
+
+def why_no_file(path: str) -> str:
+    if os.path.exists(path):
+        return "not a file, but a folder or device"
+    if PureWindowsPath(path).is_absolute() and os.name != "nt":
+        return "no such file: a path of a Windows machine; write where the file is on this one"
+    return "no such file"
 
 
 @cache

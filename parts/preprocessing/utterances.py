@@ -6,6 +6,7 @@ would copy a list of a million objects (each look at an object writes its refere
 
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import PureWindowsPath
 from typing import BinaryIO, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -165,7 +166,8 @@ def encode_name(name: str) -> bytes:
 def find_audio(name: str, folder: str, working_folder: str) -> str:
     """Where the file of a manifest line is: in `folder`, that of the manifest, or else in the working directory.
 
-    Backslashes of manifests written on Windows become slashes where the name as written isn't there.
+    Backslashes of manifests written on Windows become slashes where the name as written isn't there. Where it should be
+    is beside the manifest, but for a path from the root of a drive.
     """
     name = os.path.expanduser(name)
     beside = os.path.join(working_folder, folder, name)  # an absolute name stays itself
@@ -173,4 +175,4 @@ def find_audio(name: str, folder: str, working_folder: str) -> str:
     if "\\" in name:
         candidates.append(os.path.join(working_folder, folder, name.replace("\\", "/")))
     candidates.append(os.path.join(working_folder, name))
-    return next(filter(os.path.isfile, candidates), beside)
+    return next(filter(os.path.isfile, candidates), name if PureWindowsPath(name).is_absolute() else beside)

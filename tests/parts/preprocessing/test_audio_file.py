@@ -216,3 +216,10 @@ def test_audio_is_refused_for_a_reason_of_the_table_only():
     assert [BadAudio(reason, "why").reason for reason in REASONS] == [*REASONS]
     with pytest.raises(AssertionError, match="broken"):
         BadAudio("broken", "why")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="where such a path is right")
+@pytest.mark.parametrize("path", ["C:\\data\\a.wav", "d:/data/a.wav"])
+def test_a_path_of_a_windows_machine_is_called_one(path):
+    with pytest.raises(BadAudio, match="no such file: a path of a Windows machine"):
+        open_audio(path)

@@ -119,6 +119,11 @@ def test_backslashes_of_windows_are_understood(listed, tmp_path):
     assert os.path.samefile(listed("wavs\\a.wav").path(0), tmp_path / "wavs" / "a.wav")
 
 
+@pytest.mark.parametrize("name", ["C:\\data\\a.wav", "d:/data/a.wav"])
+def test_a_path_of_a_windows_drive_stays_as_it_is(listed, name):
+    assert listed(name).path(0) == name
+
+
 @pytest.mark.skipif(os.name == "nt", reason="a backslash in a file name")
 def test_a_file_with_a_backslash_in_its_name_comes_first(listed, tmp_path):
     soundfile.write(tmp_path / "wavs\\a.wav", np.zeros(8), 16000)
