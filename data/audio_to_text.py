@@ -9,9 +9,10 @@ import numpy as np
 
 from core.classes import Dataset
 from parts.batch_types import BadSample
-from parts.preprocessing.manifest import UtteranceTable, keep_durations, read_manifests
+from parts.preprocessing.manifest import keep_durations, read_manifests
 from parts.preprocessing.manifest_paths import SHARD_STRATEGIES, expand_braces
 from parts.preprocessing.segment import ChannelSelector, check_channel_selector, load_audio
+from parts.preprocessing.utterances import UtteranceTable
 from utils.logging import logger
 
 

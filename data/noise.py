@@ -16,9 +16,10 @@ from torch import Tensor
 from data.kept_audio import KeptAudio
 from parts.batch_types import BadSample
 from parts.preprocessing.drawn_audio import as_utterance, draw_audio
-from parts.preprocessing.manifest import Utterance, UtteranceTable, read_manifests, seconds_of
+from parts.preprocessing.manifest import read_manifests, seconds_of
 from parts.preprocessing.perturb import white_noise
 from parts.preprocessing.segment import load_audio
+from parts.preprocessing.utterances import Utterance, UtteranceTable
 from utils.stopwatch import stage
 
 KEPT_SECONDS = 10.0  # longest noise that is kept in memory, decoded

@@ -12,12 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from parts.batch_types import BadSample
+from parts.preprocessing.audio_file import BadAudio, header_seconds
 from parts.preprocessing.manifest_paths import manifest_paths
-from parts.preprocessing.segment import BadAudio, header_seconds
 from parts.preprocessing.utterances import Utterance, UtteranceTable, encode_name
 from utils.logging import logger
-
-__all__ = ["Utterance", "UtteranceTable", "keep_durations", "manifest_paths", "read_manifests", "seconds_of"]
 
 EXAMPLE_LINE = '{"audio_filepath": "wavs/a.wav", "duration": 3.2}'
 LONGEST_SECONDS = 1e7  # 116 days; more is a count of samples, or nonsense

@@ -7,21 +7,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from parts.preprocessing.audio_file import AudioSource, BadAudio, decode, header_seconds, open_audio
+from parts.preprocessing.audio_file import AudioSource, BadAudio, decode
 from utils.logging import info_once
 from utils.stopwatch import stage
-
-__all__ = [
-    "AudioSource",
-    "BadAudio",
-    "ChannelSelector",
-    "check_channel_selector",
-    "decode",
-    "header_seconds",
-    "load_audio",
-    "open_audio",
-    "read_usable",
-]
 
 ChannelSelector = int | Sequence[int] | str | None
 

@@ -11,7 +11,8 @@ import pytest
 import soundfile
 
 from data.ssl_dataset import audio_noise_dataloader, load_noise_audio
-from parts.preprocessing.segment import BadAudio, load_audio
+from parts.preprocessing.audio_file import BadAudio
+from parts.preprocessing.segment import load_audio
 
 RATE = 16000
 USED = ""

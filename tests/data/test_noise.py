@@ -8,7 +8,8 @@ import torch
 
 import data.noise
 from data.noise import is_silent, load_noise_audio, load_noise_manifest, read_noise_manifest, sample_noise
-from parts.preprocessing.segment import BadAudio, load_audio
+from parts.preprocessing.audio_file import BadAudio
+from parts.preprocessing.segment import load_audio
 from utils.stopwatch import take_seconds
 
 RATE = 16000

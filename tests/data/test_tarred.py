@@ -11,7 +11,8 @@ import soundfile
 
 import data.tarred
 from data.tarred import TarTable, drawn_through_buffer, nemo_order, tar_table
-from parts.preprocessing.segment import BadAudio, load_audio
+from parts.preprocessing.audio_file import BadAudio
+from parts.preprocessing.segment import load_audio
 from tests.data.tar_files import RATE, wav_bytes, write_lines, write_shards, write_tar
 
 

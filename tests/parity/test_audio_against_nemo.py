@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from parts.preprocessing.segment import BadAudio, load_audio
+from parts.preprocessing.audio_file import BadAudio
+from parts.preprocessing.segment import load_audio
 
 pytestmark = [
     pytest.mark.nemo,

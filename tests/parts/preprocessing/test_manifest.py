@@ -5,18 +5,17 @@ import numpy as np
 import pytest
 import soundfile
 
+from parts.preprocessing.audio_file import BadAudio
 from parts.preprocessing.manifest import (
     HEADERS_PER_THREAD,
     HINTS,
-    Utterance,
-    UtteranceTable,
     hint,
     keep_durations,
     read_manifests,
     read_table,
     seconds_of,
 )
-from parts.preprocessing.segment import BadAudio
+from parts.preprocessing.utterances import Utterance, UtteranceTable
 
 KEY = "model.train_ds.manifest_filepath"
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from parts.preprocessing.audio_file import BadAudio
 from parts.preprocessing.segment import (
-    BadAudio,
     check_channel_selector,
     load_audio,
     normalize_level,
