@@ -136,13 +136,18 @@ def write_index(tar: str, file: BinaryIO, index: TarIndex) -> None:
     }
     folder = os.path.dirname(os.path.abspath(tar))
     unfinished = f"{index_path(tar)}.{uuid.uuid4().hex}.tmp"
+    if not os.stat(folder).st_mode & ANYONE_WRITES:
+        say_unwritable(folder, os.strerror(errno.EACCES))
+        return
     try:
-        if not os.stat(folder).st_mode & ANYONE_WRITES:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         with open(unfinished, "w", encoding="utf-8") as text:
             json.dump(stored, text, separators=(",", ":"))
         os.replace(unfinished, index_path(tar))
     except OSError as error:
-        info_once(f"{folder}: can't be written to ({error.strerror}), so its tar files are indexed again at each start")
+        say_unwritable(folder, error.strerror)
         if os.path.exists(unfinished):
             os.remove(unfinished)
+
+
+def say_unwritable(folder: str, why: str) -> None:
+    info_once(f"{folder}: can't be written to ({why}), so its tar files are indexed again at each start")
