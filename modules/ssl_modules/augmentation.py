@@ -89,7 +89,7 @@ class SpeakerNoiseAugmentation(Serialization):
         low, high = (float32_share(len(audio), rate) for rate in (self.min_mix_rate, self.max_mix_rate))
         mix_samples = max(1, low + below(rng, high - low))
         start = below(rng, len(audio) - mix_samples)
-        is_noise, ratio_db = self._kind(rng, len(others))
+        is_noise, ratio_db = self.draw_kind(rng, len(others))
 
         source = noise if is_noise else rng.choice(others)
         if len(source) <= mix_samples:
@@ -98,7 +98,7 @@ class SpeakerNoiseAugmentation(Serialization):
         scale = gain(energy(audio) / len(audio), energy(source) / len(source), ratio_db)
         return [(start, scale * source[source_start : source_start + mix_samples])]
 
-    def _kind(self, rng: Random, num_others: int) -> tuple[bool, float]:
+    def draw_kind(self, rng: Random, num_others: int) -> tuple[bool, float]:
         """Noise (else speech), and the energy ratio in dB. Where there is nobody to talk, it is noise."""
         if rng.random() < self.noise_ratio or num_others == 0:
             return True, rng.uniform(self.min_r_noise, self.max_r_noise)
@@ -152,7 +152,7 @@ class MultiSpeakerNoiseAugmentation(SpeakerNoiseAugmentation):
         num_speakers = rng.randint(self.min_num_speakers, self.max_num_speakers)
         sizes = random_sizes(rng, mix_samples, num_segments)
         starts = ordered_starts(rng, sizes, len(audio))
-        is_noise, ratio_db = self._kind(rng, len(others))
+        is_noise, ratio_db = self.draw_kind(rng, len(others))
 
         if is_noise:
             segments = loop(noise, mix_samples).split(sizes)
@@ -208,9 +208,9 @@ def energy(samples: Tensor) -> float:
     return torch.linalg.vector_norm(samples).item() ** 2
 
 
-def gain(energy: float, added: float, ratio_db: float) -> float:
-    """Factor on what has the energy `added` that puts `energy` `ratio_db` above it; 0 for silence."""
-    return 0.0 if added == 0.0 else math.sqrt(energy / added) * 10 ** (-ratio_db / 20)
+def gain(wanted: float, added: float, ratio_db: float) -> float:
+    """Factor on what has the energy `added` that puts the energy `wanted` `ratio_db` above it; 0 for silence."""
+    return 0.0 if added == 0.0 else math.sqrt(wanted / added) * 10 ** (-ratio_db / 20)
 
 
 def loop(samples: Tensor, length: int) -> Tensor:

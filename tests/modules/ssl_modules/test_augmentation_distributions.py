@@ -104,7 +104,7 @@ def test_a_stretch_of_speech_begins_anywhere():
 def test_energy_ratios_are_uniform_and_kinds_come_at_their_share(augmentation):
     drawn = augmentation(noise_ratio=0.3, min_r_speech=-5, max_r_speech=5, min_r_noise=10, max_r_noise=20)
     rng = Random(1)
-    kinds = [drawn._kind(rng, 3) for _ in range(4 * DRAWS)]
+    kinds = [drawn.draw_kind(rng, 3) for _ in range(4 * DRAWS)]
     noise = [ratio for is_noise, ratio in kinds if is_noise]
     speech = [ratio for is_noise, ratio in kinds if not is_noise]
     assert len(noise) / len(kinds) == pytest.approx(0.3, abs=5 * (0.21 / len(kinds)) ** 0.5)

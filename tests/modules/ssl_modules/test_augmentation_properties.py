@@ -62,7 +62,7 @@ def augmentations(draw, prob: float | None = None) -> SpeakerNoiseAugmentation:
             self.drawn = []
 
         def _kind(self, rng, num_others):
-            self.drawn.append(super()._kind(rng, num_others))
+            self.drawn.append(super().draw_kind(rng, num_others))
             return self.drawn[-1]
 
     return Remembering(**options)
