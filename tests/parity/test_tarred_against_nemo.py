@@ -103,6 +103,17 @@ def test_ranks_and_workers_get_what_nemo_gives_them(manifest, tmp_path, seed):
     assert len(ours) == len(nemos)
 
 
+@pytest.mark.parametrize("given", [(2, 0), (3,), (3, 1, 0), (0, 1, 2, 3)])
+@pytest.mark.parametrize("bounds", [{}, {"min_duration": 0.15}, {"min_duration": 0.15, "max_duration": 0.45}])
+def test_some_of_the_shards_in_any_order_give_nemos_ids_and_length(manifest, tmp_path, given, bounds):
+    options = shards_of(manifest, tmp_path, "--num_shards", "4", "--shuffle", "--shuffle_seed", "1")
+    options["audio_tar_filepaths"] = [str(tmp_path / f"audio_{shard}.tar") for shard in given]
+    ours, nemos = both(options | bounds)
+    assert [item.sample_id for item in ours] == [str(item.sample_id) for item in nemos]
+    assert len(ours) == len(nemos) and items_of(ours) == items_of(nemos)
+    assert not ours.samples.rejected_lines
+
+
 def test_scripts_of_both_shuffle_alike():
     """NeMo's script seeds Python's generator and shuffles the entries; ours must give its shards."""
     import random
