@@ -35,14 +35,14 @@ def draw_audio(
     rejected: gets the unusable ones, the last of `max_trials` as a `LastTrial`. They are logged as well; in a loader's
         worker only where there is no such list.
     """
-    for trial in range(1, 1 + max_trials if len(files) else 1):
+    trials = max_trials if len(files) else 0
+    for trial in range(1, trials + 1):
         entry = as_utterance(files[int(rng.integers(len(files)))])
         try:
             return load(entry)
         except BadAudio as error:
-            kind_of_reject = LastTrial if trial == max_trials else BadSample
-            reason = f"{kind}_{error.reason}"
-            reject(kind_of_reject(entry.audio_filepath, reason, str(error), entry.manifest, entry.line), rejected)
+            bad = BadSample(entry.audio_filepath, f"{kind}_{error.reason}", str(error), entry.manifest, entry.line)
+            reject(bad if trial < trials else LastTrial(*bad), rejected)
     return None
 
 
