@@ -9,6 +9,8 @@ import soundfile
 from data.lhotse_dataset import lhotse_loader
 from data.loader import ResumableLoader
 from data.settings import DatasetSettings
+from data.ssl_dataset import get_audio_noise_dataset_from_config
+from tests.data.tar_files import write_shards
 
 RATE = 16000
 
@@ -39,6 +41,44 @@ def speech_and_noise(tmp_path: Path) -> Callable[..., dict]:
             "shuffle": True,
             "min_audio_len_secs": 0.3,
         } | section
+
+    return make
+
+
+@pytest.fixture
+def dataset(speech_and_noise):
+    def make(bad=(), **section):
+        return get_audio_noise_dataset_from_config(speech_and_noise(bad, **section))
+
+    return make
+
+
+@pytest.fixture
+def shards(tmp_path, speech_and_noise):
+    def make(**section) -> dict:
+        tars, manifest = write_shards(tmp_path, shards=3, per_shard=2)
+        named = {"is_tarred": True, "tarred_audio_filepaths": tars, "manifest_filepath": manifest}
+        return speech_and_noise() | named | section
+
+    return make
+
+
+@pytest.fixture
+def buckets(tmp_path, speech_and_noise):
+    """A section over two buckets, of 4 utterances (numbers 0 to 3) and 6 (4 to 9)."""
+
+    def make(**section) -> dict:
+        pairs = []
+        for name, shards in (("short", 2), ("long", 3)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            pairs.append(write_shards(tmp_path / name, shards=shards, per_shard=2))
+        tars, manifests = zip(*pairs)
+        named = {
+            "is_tarred": True,
+            "tarred_audio_filepaths": [[t] for t in tars],
+            "manifest_filepath": [[m] for m in manifests],
+        }
+        return speech_and_noise() | named | section
 
     return make
 

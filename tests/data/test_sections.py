@@ -9,7 +9,6 @@ from torch.utils.data import IterableDataset
 
 import models.targets  # noqa: F401  (registers the batch augmentors)
 from data.ssl_dataset import audio_noise_dataloader, get_audio_noise_dataset_from_config
-from tests.data.tar_files import write_shards
 
 
 def read(section: dict, epoch: int = 0, rank: int = 0, ranks: int = 1) -> list[list[str]]:
@@ -35,36 +34,6 @@ def corpora(speech_and_noise):
         with open(path.replace("speech", "short"), "w", encoding="utf-8") as file:
             file.writelines(lines[:4])
         return one | {"manifest_filepath": [path, path.replace("speech", "short")]} | section
-
-    return make
-
-
-@pytest.fixture
-def shards(tmp_path, speech_and_noise):
-    def make(**section) -> dict:
-        tars, manifest = write_shards(tmp_path, shards=3, per_shard=2)
-        named = {"is_tarred": True, "tarred_audio_filepaths": tars, "manifest_filepath": manifest}
-        return speech_and_noise() | named | section
-
-    return make
-
-
-@pytest.fixture
-def buckets(tmp_path, speech_and_noise):
-    """A section over two buckets, of 4 utterances (numbers 0 to 3) and 6 (4 to 9)."""
-
-    def make(**section) -> dict:
-        pairs = []
-        for name, shards in (("short", 2), ("long", 3)):
-            (tmp_path / name).mkdir(exist_ok=True)
-            pairs.append(write_shards(tmp_path / name, shards=shards, per_shard=2))
-        tars, manifests = zip(*pairs)
-        named = {
-            "is_tarred": True,
-            "tarred_audio_filepaths": [[t] for t in tars],
-            "manifest_filepath": [[m] for m in manifests],
-        }
-        return speech_and_noise() | named | section
 
     return make
 
@@ -157,28 +126,6 @@ def test_replicated_shards_are_read_as_often_as_there_are_ranks(shards):
     assert Counter(flat(read(section))) == {str(i): 1 for i in range(6)}
 
 
-def test_a_stream_of_shards_gives_each_rank_its_own_and_shuffles_shards(shards):
-    def stream(rank: int = 0, **section) -> list[str]:
-        dataset = get_audio_noise_dataset_from_config(shards(shuffle_n=0) | section, rank, 3)
-        assert isinstance(dataset, IterableDataset) and len(dataset) == 6
-        return [item.sample_id for item in dataset]
-
-    assert [stream(rank) for rank in range(3)] == [["0", "1"], ["2", "3"], ["4", "5"]]
-    assert stream(tarred_shard_strategy="replicate") == [str(i) for i in range(6)]
-    replicated = shards(shuffle_n=8, tarred_shard_strategy="replicate")
-    dataset = get_audio_noise_dataset_from_config(replicated, 0, 1)
-    passes = {tuple(item.sample_id for item in dataset) for _ in range(8)}
-    assert len(passes) > 1 and all(sorted(names) == [str(i) for i in range(6)] for names in passes)
-
-
-def test_a_stream_of_some_shards_counts_and_numbers_all_lines_as_nemo_does(shards, tmp_path):
-    """NeMo 3.0.0, given audio_2 and audio_0 of these three: length 6, ids 4, 5, 0, 1."""
-    tars = [str(tmp_path / f"audio_{number}.tar") for number in (2, 0)]
-    stream = get_audio_noise_dataset_from_config(shards(tarred_audio_filepaths=tars, shuffle=False))
-    assert len(stream) == 6 and [item.sample_id for item in stream] == ["4", "5", "0", "1"]
-    assert len(flat(read(shards(tarred_audio_filepaths=tars)))) == 4
-
-
 # ---------------------------------------------------------------------------------------------------- buckets
 
 
@@ -206,13 +153,6 @@ def test_bucketing_batch_size_and_weights_are_those_of_each_bucket(buckets):
     assert [len(batch) for batch in read(section)] == [4, 2, 2, 2]
     weighted = read(section | {"bucketing_weights": [2, 1]})
     assert [len(batch) for batch in weighted] == [4, 4, 2, 2, 2]
-
-
-def test_a_stream_of_buckets_with_sizes_gives_batches(buckets):
-    section = buckets(batch_size=1, bucketing_batch_size=[4, 2], bucketing_strategy="fixed_order", shuffle=False)
-    stream = get_audio_noise_dataset_from_config(section)
-    batches = [stream.collate_fn([items]) for items in stream]
-    assert [len(batch) for batch in batches] == [4, 2, 2, 2] and len(stream) == 4
 
 
 def test_what_only_streams_and_training_use_is_said(corpora, shards, log):
