@@ -253,7 +253,7 @@ def test_in_training_every_parameter_that_may_get_a_gradient_gets_one(small_conf
     [
         ({"quantiser": {}}, r"model\.quantiser is not .* did you mean 'quantizer'"),
         ({"validation_ds.batchsize": 3}, r"model\.validation_ds\.batchsize is not .* did you mean 'batch_size'"),
-        ({"train_ds.return_sample_id": True}, r"model\.train_ds\.return_sample_id=True has no effect"),
+        ({"train_ds.return_sample_id": True}, r"model\.train_ds\.return_sample_id=true has no effect"),
         ({"encoder.n_layer": 3}, r"model\.encoder\.n_layer is not .* did you mean 'n_layers'"),
         ({"restore_from": "a.nemo"}, r"model\.restore_from=a\.nemo: starting from another model comes in a later"),
         ({"mask_position": "midway"}, "mask_position='midway' is not one of pre_conv, post_conv"),
