@@ -207,11 +207,13 @@ def shard_members(shard: str) -> dict[str, tuple[int, int]]:
 def rendered(cut: "Cut") -> Piece:
     """What lhotse makes of a cut, as the bytes of a WAV file. Raises BadAudio."""
     import soundfile
+    from lhotse.audio.backend import audio_backend
 
     if runs_commands(cut.to_dict()):
         raise BadAudio("bad_entry", "its audio is what a command prints; commands in manifests aren't run")
     try:
-        with stage("decode"):
+        # of lhotse's decoders the one that all else here uses; it would try torchaudio, which may not load
+        with stage("decode"), audio_backend("LibsndfileBackend"):
             samples = cut.load_audio()  # (channels, N)
             wav = io.BytesIO()
             soundfile.write(wav, samples.T, cut.sampling_rate, format="WAV", subtype="FLOAT")
