@@ -15,6 +15,7 @@ from data.ssl_dataset import (
     get_audio_noise_dataset_from_config,
 )
 from modules.ssl_modules.augmentation import MultiSpeakerNoiseAugmentation
+from tests.data import half_noise  # noqa: F401  (registers the batch augmentor that a section names)
 
 ROOT = Path(__file__).resolve().parents[2]
 
