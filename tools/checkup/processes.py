@@ -40,20 +40,20 @@ def share_out(
         yield from ((row, work(table, row)) for row in range(len(table)))
         return
     size = max(1, min(LARGEST_SHARE, len(table) // (4 * num_workers)))
-    todo = deque(range(start, min(start + size, len(table))) for start in range(0, len(table), size))
-    workers = [Worker(work) for _ in range(min(num_workers, len(todo)))]
+    waiting = deque(range(start, min(start + size, len(table))) for start in range(0, len(table), size))
+    workers = [Worker(work) for _ in range(min(num_workers, len(waiting)))]
     try:
-        while todo or any(worker.rows for worker in workers):
+        while waiting or any(worker.rows for worker in workers):
             for worker in workers:
-                if todo and worker.is_idle and worker.give(table, todo[0]):
-                    todo.popleft()
+                if waiting and worker.is_idle and worker.give(table, waiting[0]):
+                    waiting.popleft()
             speaking = wait([worker.connection for worker in workers], LOOK_AGAIN_SECONDS)
             for number, worker in enumerate(workers):
                 if worker.connection in speaking:
                     yield from worker.answers()
                 if worker.is_gone or worker.is_overdue(patience_seconds):
                     lost, rest = worker.give_up(patience_seconds)
-                    todo.extendleft([rest] if rest else [])
+                    waiting.extendleft([rest] if rest else [])
                     workers[number] = Worker(work)
                     yield from lost
     finally:

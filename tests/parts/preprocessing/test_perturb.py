@@ -9,6 +9,7 @@ import soundfile
 from parts.preprocessing.perturb import (
     AUGMENTATIONS,
     NOT_SUPPORTED,
+    Augmentor,
     add_noise,
     amplify,
     build_augmentor,
@@ -260,4 +261,4 @@ def test_what_cannot_be_built_is_refused_by_name(config, message, folder):
 def test_nemos_arguments_are_taken_at_nemos_defaults(name, folder):
     extra = {"noise": {"audio_tar_filepaths": None, "shuffle_n": 100, "orig_sr": RATE}}
     extra |= {"impulse": {"audio_tar_filepaths": None, "shuffle_n": 128}, "speed": {"sr": RATE, "resample_type": "fft"}}
-    build(name, rng=None, **extra.get(name, {}))
+    assert isinstance(build(name, rng=None, **extra.get(name, {})), Augmentor)
