@@ -16,15 +16,16 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from utils.callbacks import Checkpoints, LogFile, RunTimer, StepTimer
+from utils.callbacks import LogFile, RunTimer, StepTimer
+from utils.checkpoints import Checkpoints
 from utils.config_check import refuse_unknown_keys
 from utils.data_report import DataReport
-from utils.exp_config import CallbackParams, ExpManagerConfig, read_exp_config
+from utils.exp_config import ExpManagerConfig, read_exp_config
+from utils.going_on import checkpoint_folder, checkpoint_to_resume
 from utils.logging import info_once, is_rank_zero, logger, warn_once
 from utils.rejects import Rejects
 
 VERSION_VARIABLE = "NEMO_EXPM_VERSION"  # NeMo's: the processes that rank zero starts take its version
-WEIGHTS_ONLY_VARIABLE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch's
 TRAINING_MONITOR = "train_loss"  # where nothing is validated
 LOG_FILE, COMMAND_FILE, CONFIG_FILE = "log.txt", "cmd-args.log", "config.yaml"
 OF_ONE_RUN = (LOG_FILE, COMMAND_FILE, CONFIG_FILE, "hparams.yaml")  # set aside when a run goes on
@@ -106,36 +107,6 @@ def run_folder(options: ExpManagerConfig) -> Path:
 def next_version(folder: Path) -> str:
     numbers = [path.name.removeprefix("version_") for path in folder.glob("version_*")]
     return f"version_{max((int(number) for number in numbers if number.isdigit()), default=-1) + 1}"
-
-
-def checkpoint_to_resume(options: ExpManagerConfig, folder: Path) -> str | None:
-    """The last checkpoint of the folder under `resume_if_exists`, else `resume_from_checkpoint`.
-
-    The order is that of NeMo 3.0.0's code (its docstring says the contrary): a run started from another run's
-    checkpoint goes on from its own once it has one. Of several last ones NeMo takes none, we the newest.
-    """
-    start = options.resume_from_checkpoint
-    if start and not Path(start).exists():
-        raise FileNotFoundError(f"exp_manager.resume_from_checkpoint={start} doesn't exist")
-    if options.resume_if_exists:
-        checkpoints = checkpoint_folder(options.checkpoint_callback_params, folder)
-        if (ended := next(checkpoints.rglob("*end.ckpt"), None)) and not options.resume_past_end:
-            raise ValueError(f"{ended} says that this run has ended: set exp_manager.resume_past_end=true to go on")
-        last = sorted(checkpoints.rglob("*last.ckpt"), key=lambda path: path.stat().st_mtime)
-        if not last and not ended and not start and not options.resume_ignore_no_checkpoint:
-            raise FileNotFoundError(
-                f"exp_manager.resume_if_exists: no checkpoint in {checkpoints}; "
-                "set exp_manager.resume_ignore_no_checkpoint=true to start anew"
-            )
-        start = ended or (last[-1] if last else start)
-    if start:
-        logger.info(f"going on from {start}")
-        os.environ[WEIGHTS_ONLY_VARIABLE] = "1"  # a checkpoint runs no code; not every Lightning has an option for it
-    return str(start) if start else None
-
-
-def checkpoint_folder(params: CallbackParams, folder: Path) -> Path:
-    return Path(params.dirpath).absolute() if params.dirpath else folder / "checkpoints"
 
 
 def prepare(folder: Path, options: ExpManagerConfig) -> None:

@@ -14,9 +14,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf
 
 from tests.utils.tiny_run import TinyModel
-from utils.callbacks import Checkpoints, RunTimer, StepTimer
+from utils.callbacks import RunTimer, StepTimer
+from utils.checkpoints import Checkpoints
 from utils.data_report import DataReport
-from utils.exp_manager import VERSION_VARIABLE, WEIGHTS_ONLY_VARIABLE, exp_manager
+from utils.exp_manager import VERSION_VARIABLE, exp_manager
+from utils.going_on import WEIGHTS_ONLY_VARIABLE
 from utils.rejects import Rejects
 
 
