@@ -121,3 +121,16 @@ def mask_after_subsampling(cfg: DictConfig) -> DictConfig:
     steps.quantizer.combine_time_steps = 1
     steps.quantizer.feat_in = steps.masking.feat_in = steps.encoder.d_model
     return steps
+
+
+def as_nemo_reads_it(cfg: DictConfig) -> DictConfig:
+    """A copy of a `mask_position: post_conv` config from which NeMo 3.0.0 builds the model that `cfg` is of.
+
+    The contrary of `mask_after_subsampling`: NeMo divides the block size always, and the quantizer's steps never.
+    """
+    saved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    if saved.loss.combine_time_steps == 1:
+        saved.loss.combine_time_steps = saved.encoder.subsampling_factor
+        saved.masking.block_size *= saved.encoder.subsampling_factor
+    saved.quantizer.combine_time_steps = 1
+    return saved

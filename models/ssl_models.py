@@ -13,7 +13,6 @@ from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 from torch import Tensor
 
-import models.targets  # noqa: F401  (registers what configs may name)
 from core.classes import ModelPT, typecheck
 from core.classes.serialization import from_config_dict
 from core.neural_types import (
@@ -28,7 +27,8 @@ from core.neural_types import (
 from data.settings import DATA_KEYS
 from data.ssl_dataset import audio_noise_dataloader
 from losses.ssl_losses.mlm import check_steps, masked_prediction_loss
-from models.model_config import check_model_config, mask_after_subsampling
+from models.model_config import as_nemo_reads_it, check_model_config, mask_after_subsampling
+from models.targets import nemo_model_paths  # importing it registers what configs may name
 from modules.ssl_modules.masking import ConvFeatureMaskingWrapper
 from parts.batch_types import AudioNoiseBatch
 from utils.rejects import Rejects
@@ -73,6 +73,7 @@ class EncDecMaskedTokenPredModel(ModelPT):
     """
 
     data_keys = DATA_KEYS
+    nemo_paths = nemo_model_paths("EncDecMaskedTokenPredModel")
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         super().__init__(cfg=cfg, trainer=trainer)
@@ -109,6 +110,10 @@ class EncDecMaskedTokenPredModel(ModelPT):
             self.quantizer.requires_grad_(False)
             if self.pre_encoder is not None and self.mask_processor.detach:
                 self.pre_encoder.requires_grad_(False)
+
+    def config_to_save(self) -> DictConfig:
+        """The config that goes into a file: what post_conv makes of it by itself NeMo has to be told."""
+        return self.cfg if self.pre_encoder is None else as_nemo_reads_it(self.cfg)
 
     # what goes in and what comes out
 
@@ -253,6 +258,8 @@ class EncDecMaskedTokenPredModel(ModelPT):
 
 class EncDecDenoiseMaskedTokenPredModel(EncDecMaskedTokenPredModel):
     """NEST: noisy speech predicts the codes of the clean speech at masked steps (arXiv:2408.13106)."""
+
+    nemo_paths = nemo_model_paths("EncDecDenoiseMaskedTokenPredModel")
 
     @property
     def input_types(self) -> dict[str, NeuralType]:

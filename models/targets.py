@@ -6,6 +6,7 @@ Importing this module registers the table. A path that isn't here builds nothing
 from collections.abc import Callable
 
 from core.classes.serialization import register_targets
+from core.connectors.nemo_config import register_own_options
 from losses.ssl_losses.mlm import MLMLoss, MultiMLMLoss
 from modules.audio_preprocessing import (
     AudioToMelSpectrogramPreprocessor,
@@ -37,6 +38,19 @@ CLASSES: dict[type, tuple[str, ...]] = {
 }
 
 
+# constructor arguments that NeMo 3.0.0 doesn't take, with the value that is its way
+OWN_OPTIONS: dict[type, dict[str, object]] = {
+    AudioToMelSpectrogramPreprocessor: {"max_duration": 16.7},
+    ConformerEncoder: {"conv_dual_mode": False},
+    RandomBlockMasking: {"min_masks": 0, "detach": True},
+}
+
+
+def nemo_model_paths(name: str) -> tuple[str, str]:
+    """NeMo's spellings of a model's class, the one that it writes first."""
+    return f"nemo.collections.asr.models.ssl_models.{name}", f"nemo.collections.asr.models.{name}"
+
+
 def paths_of(packages: tuple[str, ...], name: str) -> list[str]:
     """Every spelling of a class: our path, and NeMo's with each package that exports it."""
     return [f"{prefix}{package}.{name}" for package in packages for prefix in ("", "nemo.collections.asr.")]
@@ -47,3 +61,4 @@ TARGETS: dict[str, Callable] = {
 }
 
 register_targets(TARGETS)
+register_own_options(OWN_OPTIONS)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
@@ -12,12 +13,12 @@ from torch.optim import Optimizer
 from core.classes.dataloaders import Dataloaders
 from core.classes.metrics import WeightedMeans
 from core.classes.module import NeuralModule
+from core.connectors.save_restore import restore_lightning, restore_nemo, save_nemo, saved_config
 from core.optim import build_optimizer, build_scheduler
 from utils.logging import logger
 from utils.resume import align_progress
 
 INITIAL_WEIGHTS = ("init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt")  # config keys
-NOT_YET = "comes with a later version; resume a run from its Lightning checkpoint (.ckpt) instead"
 
 
 class ModelPT(NeuralModule, Dataloaders, LightningModule):
@@ -28,7 +29,10 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
         data loaders in Lightning's `setup`, not here (NeMo builds them in the constructor); its optim becomes the
         optimizer and its schedule.
     trainer: Lightning's, when it exists already; `trainer.fit(model)` attaches it otherwise.
+    nemo_paths: the paths of the class in NeMo, if it is there; the first is written into files.
     """
+
+    nemo_paths: tuple[str, ...] = ()
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         if trainer is not None and not isinstance(trainer, Trainer):
@@ -63,8 +67,8 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
         return 1 if self._trainer is None else self._trainer.world_size
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Save the config as it stands now, as plain data: a checkpoint needs no code to be read."""
-        checkpoint["hyper_parameters"] = {"cfg": OmegaConf.to_container(self.cfg)}
+        """Save the config as it stands now, as plain data, in NeMo's words: a checkpoint needs no code to be read."""
+        checkpoint["hyper_parameters"] = {"cfg": OmegaConf.to_container(saved_config(self)[0])}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Go on with exactly the next batch. Raises ValueError, in one line, for the weights of another model."""
@@ -177,22 +181,68 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
         """Log `test_loss` and the like."""
         self.log_dict(self._means.pop())
 
-    # checkpoints
+    # files
+
+    def config_to_save(self) -> DictConfig:
+        """The config that goes into a file. A model whose config NeMo would read otherwise says it in NeMo's way."""
+        return self.cfg
+
+    def save_to(self, save_path: str | Path) -> None:
+        """Write the model as one .nemo file, weights and config, which NeMo 3.0.0 opens too."""
+        save_nemo(self, save_path)
+
+    @classmethod
+    def restore_from(
+        cls,
+        restore_path: str | Path,
+        override_config_path: str | Path | Mapping | None = None,
+        map_location: torch.device | str | None = None,
+        strict: bool = True,
+        return_config: bool = False,
+        save_restore_connector: None = None,
+        trainer: Trainer | None = None,
+        validate_access_integrity: bool = True,
+    ) -> "ModelPT | DictConfig":
+        """The model of a .nemo file, ours or NeMo's.
+
+        override_config_path: a config to use instead of the file's, a yaml file or a mapping.
+        map_location: a device; None: the GPU if there is one.
+        strict: False takes a file that lacks weights, or has some too many, and logs which.
+        return_config: give only the config.
+        save_restore_connector, validate_access_integrity: NeMo's, for models in several files; None and True only.
+        Raises FileNotFoundError; ValueError, in one line, for a damaged file and for one of another model.
+        """
+        if save_restore_connector is not None:
+            raise ValueError("save_restore_connector must be None: .nemo files are read in one way only")
+        if not validate_access_integrity:
+            raise ValueError("validate_access_integrity=False has no effect: a .nemo file is always checked")
+        return restore_nemo(cls, restore_path, override_config_path, map_location, strict, return_config, trainer)
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path,
+        map_location: torch.device | str | None = None,
+        hparams_file: str | Path | None = None,
+        strict: bool = True,
+        weights_only: bool = True,
+        trainer: Trainer | None = None,
+    ) -> "ModelPT":
+        """The model of a Lightning checkpoint, ours or NeMo's.
+
+        map_location: a device; None: the CPU. strict: as in `restore_from`.
+        hparams_file: a yaml whose `cfg` is used instead of the config in the checkpoint.
+        Raises as `restore_from`.
+        """
+        if not weights_only:
+            raise ValueError("weights_only=False would run code of the checkpoint: it is always read with True")
+        return restore_lightning(cls, checkpoint_path, map_location, hparams_file, strict, trainer)
 
     def maybe_init_from_pretrained_checkpoint(self, cfg: Mapping, map_location: str = "cpu") -> None:
-        """Start from another model's weights, if the config names some. Nothing named: nothing happens."""
+        """Start from other models' weights, if the config names some; see `core.connectors.initial_weights`."""
         for key in INITIAL_WEIGHTS:
             if cfg.get(key) is not None:
                 raise ValueError(f"{key}={cfg[key]}: starting from another model's weights comes with a later version")
-
-    def save_to(self, save_path: str | Path) -> None:
-        """Write the model as one .nemo file."""
-        raise ValueError(f"save_to({str(save_path)!r}): the .nemo format {NOT_YET}")
-
-    @classmethod
-    def restore_from(cls, restore_path: str | Path, *args, **options) -> "ModelPT":
-        """Read a model from a .nemo file."""
-        raise ValueError(f"restore_from({str(restore_path)!r}): the .nemo format {NOT_YET}")
 
 
 def resolved(cfg: Mapping) -> DictConfig:

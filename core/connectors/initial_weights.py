@@ -1,0 +1,188 @@
+"""Start from another model's weights: read them from any of the usual files, load what fits, say what didn't."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from core.connectors.nemo_config import from_nemo
+from core.connectors.nemo_file import read_nemo_config, read_nemo_weights
+from utils.checkpoint_file import load_checkpoint
+from utils.logging import logger
+
+SHOWN = 8  # names that a report spells out of each kind, where a message must stay short
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict on the CPU, the config of the model it is of, where the file says, and the file."""
+
+    state_dict: dict[str, Tensor]
+    config: DictConfig | None
+    source: str
+
+
+@dataclass
+class LoadReport:
+    """What became of a file's weights: names of the model's or the file's state dict.
+
+    missing: the model has it and the file doesn't. unexpected: the contrary. mismatched: name, shape in the file,
+    shape in the model. left_out: what `include` and `exclude` kept away from either side. frozen_replaced and
+    frozen_kept: parameters that no training changes, now the file's instead of the model's, or the model's still.
+    """
+
+    source: str
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    frozen_replaced: list[str] = field(default_factory=list)
+    frozen_kept: list[str] = field(default_factory=list)
+    total: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Every tensor of the file went in, and every one of the model came from it."""
+        return not (self.missing or self.unexpected or self.mismatched or self.left_out)
+
+    def __str__(self) -> str:
+        shapes = [f"{name} ({list(there)} there, {list(here)} here)" for name, there, here in self.mismatched]
+        kinds = {
+            "missing in the file, so as initialized": self.missing,
+            "not in this model, so not loaded": self.unexpected,
+            "of another shape": shapes,
+            "left out by include and exclude": self.left_out,
+            "frozen, and now the file's": self.frozen_replaced,
+            "frozen, and not the file's": self.frozen_kept,
+        }
+        lines = [f"loaded {len(self.loaded)} of {self.total} tensors of the model from {self.source}"]
+        return "\n".join(
+            lines + [f"  {kind}: {len(names)}: {', '.join(names)}" for kind, names in kinds.items() if names]
+        )
+
+    def problem(self) -> str:
+        """What differs, in one line."""
+        shapes = [f"{name} {list(there)} for {list(here)}" for name, there, here in self.mismatched]
+        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": shapes}
+        return "; ".join(f"{kind}: {some(names)}" for kind, names in kinds.items() if names)
+
+
+def some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+# files
+
+
+def read_weights(path: str | Path) -> Weights:
+    """The weights of a .nemo archive, a Lightning checkpoint (.ckpt) or a .safetensors file."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} doesn't exist, or is no file")
+    if path.suffix not in READERS:
+        raise ValueError(f"{path}: weights are read from {', '.join(READERS)}, by the end of the file's name")
+    return READERS[path.suffix](path)
+
+
+def read_nemo(path: Path) -> Weights:
+    return Weights(read_nemo_weights(path), from_nemo(read_nemo_config(path)), str(path))
+
+
+def read_lightning(path: Path) -> Weights:
+    """A Lightning checkpoint, ours or NeMo's; or a bare state dict."""
+    checkpoint = load_checkpoint(path)
+    state_dict = checkpoint.get("state_dict", checkpoint)
+    if not state_dict or not all(isinstance(value, Tensor) for value in state_dict.values()):
+        raise ValueError(f"{path} holds no weights: neither a Lightning checkpoint nor a state dict")
+    cfg = (checkpoint.get("hyper_parameters") or {}).get("cfg")
+    return Weights(dict(state_dict), None if cfg is None else from_nemo(OmegaConf.create(cfg)), str(path))
+
+
+def read_safetensors(path: Path) -> Weights:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return Weights(load_file(path), None, str(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path} can't be read: {str(error).partition(chr(10))[0]}") from error
+
+
+READERS = {".nemo": read_nemo, ".ckpt": read_lightning, ".safetensors": read_safetensors}
+
+
+# loading
+
+
+def compare(
+    model: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    include: Iterable[str] | None = None,
+    exclude: Iterable[str] | None = None,
+    source: str = "",
+) -> LoadReport:
+    """What `load_matching` would load, without loading it."""
+    ours = model.state_dict()
+    report = LoadReport(source, total=len(ours))
+    for name in [*state_dict, *(name for name in ours if name not in state_dict)]:
+        if not is_chosen(name, include, exclude):
+            report.left_out.append(name)
+        elif name not in ours:
+            report.unexpected.append(name)
+        elif name not in state_dict:
+            report.missing.append(name)
+        elif state_dict[name].shape != ours[name].shape:
+            report.mismatched.append((name, tuple(state_dict[name].shape), tuple(ours[name].shape)))
+        else:
+            report.loaded.append(name)
+    loaded = set(report.loaded)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            if name not in loaded:
+                report.frozen_kept.append(name)
+            elif not torch.equal(parameter.detach().cpu(), state_dict[name].to(parameter.dtype).cpu()):
+                report.frozen_replaced.append(name)
+    return report
+
+
+def load_matching(
+    model: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    include: Iterable[str] | None = None,
+    exclude: Iterable[str] | None = None,
+    source: str = "",
+) -> LoadReport:
+    """Load the tensors whose names `model` has too; say what became of all of them.
+
+    include: load only names that contain one of these; None: all. exclude: no names that contain one of these.
+    Raises ValueError, in one line, for a tensor of another shape, and when nothing fits: the model is unchanged then.
+    """
+    for pattern in include or ():
+        if not any(pattern in name for name in state_dict):
+            raise ValueError(f"include: {pattern!r} is in no name of {source}, such as {some(sorted(state_dict)[:3])}")
+    report = compare(model, state_dict, include, exclude, source)
+    if report.mismatched:
+        raise ValueError(
+            f"{source} doesn't fit: {report.problem()}; give the model the sizes of the file, or exclude these names"
+        )
+    if not report.loaded:
+        raise ValueError(f"nothing of {source} fits this model: {report.problem() or 'include and exclude leave none'}")
+    model.load_state_dict({name: state_dict[name] for name in report.loaded}, strict=False)
+    return report
+
+
+def is_chosen(name: str, include: Iterable[str] | None, exclude: Iterable[str] | None) -> bool:
+    """NeMo's rule: a part of the name decides, and `exclude` over `include`."""
+    wanted = include is None or any(pattern in name for pattern in include)
+    return wanted and not any(pattern in name for pattern in exclude or ())
+
+
+def log_report(report: LoadReport) -> None:
+    """A file that fits in part only is worth a warning, unless the config asked for a part."""
+    partial = (report.missing or report.unexpected) and not report.left_out
+    (logger.warning if partial else logger.info)(str(report))

@@ -1,0 +1,64 @@
+"""A model's config in NeMo's words and back: class paths, and options that only we have."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from omegaconf import DictConfig, OmegaConf
+
+from core.classes.serialization import TARGETS
+
+NEMO_VERSION = "3.0.0"  # of the NeMo that opens what we write
+NEMO = "nemo."  # how its class paths begin
+OWN = "own_options"  # the section of a saved config for what NeMo would refuse where we have it
+OWN_OPTIONS: dict[Callable, dict[str, object]] = {}
+
+
+def register_own_options(table: Mapping[Callable, Mapping[str, object]]) -> None:
+    """Say which constructor arguments NeMo's class of that name doesn't take, with the value that is NeMo's way."""
+    for builder, options in table.items():
+        OWN_OPTIONS[builder] = dict(options)
+
+
+def to_nemo(cfg: Mapping, target: str) -> tuple[DictConfig, list[str]]:
+    """A model's config as NeMo writes it, resolved; and our options that NeMo goes without, as 'masking.min_masks=2'.
+
+    target: the path of the model's class. NeMo refuses a constructor argument that it doesn't know: ours are left out
+    at NeMo's way, and kept in a section of their own otherwise, which NeMo doesn't read and `from_nemo` puts back.
+    """
+    config = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
+    own: dict = {}
+    told = []
+    for path, section in list(built_sections(config)):
+        builder = TARGETS.get(section["_target_"])
+        section["_target_"] = nemo_path(section["_target_"])
+        for key, neutral in OWN_OPTIONS.get(builder, {}).items():
+            if key in section and (value := section.pop(key)) != neutral:
+                own.setdefault(path, {})[key] = value
+                told.append(f"{path}.{key}={value}")
+    if own:
+        config[OWN] = own
+    return OmegaConf.create(config | {"target": target, "nemo_version": NEMO_VERSION}), told
+
+
+def from_nemo(config: DictConfig) -> DictConfig:
+    """The config of a file with our own options back where they belong. The file's is left as it is."""
+    config = OmegaConf.create(OmegaConf.to_container(config))
+    for path, options in (config.pop(OWN, None) or {}).items():
+        for key, value in options.items():
+            OmegaConf.update(config, f"{path}.{key}", value, force_add=True)
+    return config
+
+
+def built_sections(config: Mapping, path: str = "") -> Iterator[tuple[str, dict]]:
+    """Every section that names a class, with its dotted path."""
+    if isinstance(config.get("_target_"), str):
+        yield path, config
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from built_sections(value, f"{path}.{key}" if path else str(key))
+
+
+def nemo_path(target: str) -> str:
+    """NeMo's path of a registered class; a path that is NeMo's or unknown stays as it is."""
+    if target.startswith(NEMO) or target not in TARGETS:
+        return target
+    return next((p for p, b in TARGETS.items() if b is TARGETS[target] and p.startswith(NEMO)), target)

@@ -1,0 +1,146 @@
+"""Models to files and back: `.nemo` archives and Lightning checkpoints, ours and NeMo's."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from core.connectors.initial_weights import compare, log_report, read_weights
+from core.connectors.nemo_config import from_nemo, to_nemo
+from core.connectors.nemo_file import read_nemo_config, read_nemo_weights, write_nemo
+from utils.logging import is_rank_zero, logger, warn_once
+
+
+class Restorable(Protocol):
+    """See `ModelPT`."""
+
+    cfg: DictConfig
+    nemo_paths: tuple[str, ...]
+
+    def config_to_save(self) -> DictConfig: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+
+# write
+
+
+def saved_config(model: Restorable) -> tuple[DictConfig, list[str]]:
+    """The config that goes into a file, in NeMo's words, and our options that NeMo goes without."""
+    return to_nemo(model.config_to_save(), names_of(type(model))[0])
+
+
+def save_nemo(model: Restorable, path: str | Path) -> None:
+    """Write a model as one .nemo file, which NeMo opens too. In a run of several processes rank zero writes."""
+    if not is_rank_zero():
+        return
+    path = Path(path).expanduser()
+    config, told = saved_config(model)
+    if told:
+        warn_once(f"NeMo has no {', '.join(told)}: .nemo files keep it for us, and NeMo restores them without")
+    write_nemo(path, config, {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+
+
+# read
+
+
+def restore_nemo(
+    calling: type[Restorable],
+    path: str | Path,
+    override_config: str | Path | Mapping | None = None,
+    map_location: torch.device | str | None = None,
+    strict: bool = True,
+    return_config: bool = False,
+    trainer: object = None,
+) -> Restorable | DictConfig:
+    """The model of a .nemo file; see `ModelPT.restore_from`."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} doesn't exist, or is no file")
+    config = from_nemo(read_nemo_config(path)) if override_config is None else read_override(override_config)
+    if return_config:
+        return config
+    model = build(calling, config, trainer, str(path))
+    load_whole(model, read_nemo_weights(path), strict, str(path))
+    logger.info(f"{type(model).__name__} restored from {path}")
+    if map_location is None:
+        map_location = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(map_location)
+
+
+def read_override(override: str | Path | Mapping) -> DictConfig:
+    """A config to use instead of the file's: a yaml file or a mapping, a whole config or its `model` section."""
+    config = OmegaConf.load(override) if isinstance(override, str | Path) else OmegaConf.create(override)
+    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    return from_nemo(config.get("model", config))
+
+
+def restore_lightning(
+    calling: type[Restorable],
+    path: str | Path,
+    map_location: torch.device | str | None = None,
+    hparams_file: str | Path | None = None,
+    strict: bool = True,
+    trainer: object = None,
+) -> Restorable:
+    """The model of a Lightning checkpoint; see `ModelPT.load_from_checkpoint`."""
+    weights = read_weights(path)
+    config = weights.config
+    if hparams_file is not None:
+        config = from_nemo(OmegaConf.load(hparams_file).cfg)
+    if config is None:
+        raise ValueError(f"{path} says nothing of the model's config: give a yaml with a cfg section as hparams_file")
+    model = build(calling, config, trainer, str(path))
+    load_whole(model, weights.state_dict, strict, str(path))
+    return model.to(map_location or "cpu")
+
+
+def build(calling: type[Restorable], config: DictConfig, trainer: object, source: str) -> Restorable:
+    return class_for(calling, config.get("target"), source)(cfg=config, trainer=trainer)
+
+
+def load_whole(model: Restorable, state_dict: dict[str, Tensor], strict: bool, source: str) -> None:
+    """Load all of a state dict. Raises ValueError where it isn't the model's; strict=False only for shapes."""
+    report = compare(model, state_dict, source=source)
+    if report.mismatched or (strict and not report.is_whole):
+        raise ValueError(f"{source}: the weights don't fit the config: {report.problem()}")
+    model.load_state_dict(state_dict, strict=strict)
+    if not report.is_whole:
+        log_report(report)
+
+
+# which class
+
+
+def class_for(calling: type[Restorable], target: str | None, source: str) -> type[Restorable]:
+    """The class that a config's `target` means to `calling`: NeMo's rule.
+
+    A subclass of `calling` is built; for `calling` itself or one of its parents `calling` is. Without a target too.
+    Raises ValueError for any other model.
+    """
+    if target is None:
+        return calling
+    for cls in family(calling):
+        if target in names_of(cls):
+            return cls if issubclass(cls, calling) else calling
+    raise ValueError(
+        f"{source} holds a {target}, and not a {calling.__name__}: to start from its encoder, build a model and set "
+        f"init_from_nemo_model={{file: {{path: {source}, include: [encoder]}}}}"
+    )
+
+
+def family(cls: type[Restorable]) -> Iterator[type[Restorable]]:
+    """A class, its parents that are models, its subclasses; the nearest first."""
+    yield from (parent for parent in cls.__mro__ if hasattr(parent, "nemo_paths"))
+    heirs = cls.__subclasses__()
+    while heirs:
+        yield from heirs
+        heirs = [heir for cls in heirs for heir in cls.__subclasses__()]
+
+
+def names_of(cls: type[Restorable]) -> tuple[str, ...]:
+    """Every path that means the class; the first is the one that is written. A subclass without its own inherits."""
+    return (*cls.nemo_paths, f"{cls.__module__}.{cls.__qualname__}")
