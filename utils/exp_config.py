@@ -48,6 +48,17 @@ class EarlyStoppingParams:
 
 
 @dataclass
+class EmaParams:
+    """Arguments of `utils.ema.EMA`."""
+
+    enable: bool = False
+    decay: float = 0.999
+    cpu_offload: bool = False
+    validate_original_weights: bool = False
+    every_n_steps: int = 1
+
+
+@dataclass
 class StepTimingParams:
     """Arguments of `utils.callbacks.StepTimer`."""
 
@@ -81,6 +92,7 @@ class ExpManagerConfig:
     files_to_copy: list[str] | None = None
     log_step_timing: bool = True
     step_timing_kwargs: StepTimingParams = field(default_factory=StepTimingParams)
+    ema: EmaParams = field(default_factory=EmaParams)
     max_time_per_run: str | None = None
 
 
@@ -88,6 +100,7 @@ SECTIONS = {
     "checkpoint_callback_params": CallbackParams,
     "early_stopping_callback_params": EarlyStoppingParams,
     "step_timing_kwargs": StepTimingParams,
+    "ema": EmaParams,
 }
 OTHER_LOGGERS = "log with create_tensorboard_logger or create_wandb_logger"
 PSEUDO_LABELS = "it belongs to pseudo-label training; trainer.max_epochs ends a run"
@@ -130,16 +143,6 @@ NEMO_ONLY: dict[str, tuple[Any, str]] = {  # option: NeMo's default, which is ac
     "ipl_epoch_stopper_callback_params": ({"enable_stop": True, "stop_every_n_epochs": 1}, PSEUDO_LABELS),
     "log_delta_step_timing": (False, "log_step_timing logs the same seconds"),
     "disable_validation_on_resume": (True, "a resumed run never validates before its first step"),
-    "ema": (
-        {
-            "enable": False,
-            "decay": 0.999,
-            "cpu_offload": False,
-            "validate_original_weights": False,
-            "every_n_steps": 1,
-        },
-        "train without a moving average of the weights",
-    ),
     "seconds_to_sleep": (5, "no rank has to wait for another here"),
     "create_straggler_detection_callback": (False, SUPERVISION),
     "straggler_detection_params": (
