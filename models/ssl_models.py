@@ -32,6 +32,7 @@ from models.targets import nemo_model_paths  # importing it registers what confi
 from modules.ssl_modules.masking import ConvFeatureMaskingWrapper
 from parts.batch_types import AudioNoiseBatch
 from utils.rejects import Rejects
+from utils.step_seeds import StepSeeds
 
 EMPTY_FRAMES = 128  # of no utterance: enough for any subsampling
 
@@ -242,8 +243,9 @@ class EncDecMaskedTokenPredModel(ModelPT):
         return {"loss": scored.loss, "accuracy": scored.accuracy}, scored.targets.numel()
 
     def configure_callbacks(self) -> list[Callback]:
-        """A run counts what it leaves out even without exp_manager, which besides keeps a list of it."""
-        return [] if any(isinstance(callback, Rejects) for callback in self.trainer.callbacks) else [Rejects()]
+        """What a run has even without exp_manager, which besides keeps a list of what is left out."""
+        present = {type(callback) for callback in self.trainer.callbacks}
+        return [kind() for kind in (Rejects, StepSeeds) if kind not in present]
 
     def build_dataloader(self, config: DictConfig, path: str) -> torch.utils.data.DataLoader:
         """The loader of `model.train_ds`, `validation_ds` or `test_ds`; `path` stands in its messages."""

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.callbacks import ValidateAtLeastOnce
+from utils.checkpoint_io import WholeCheckpoints
 from utils.config_check import nearest, refuse_unknown_keys
 from utils.logging import info_once
 from utils.progress import SpeechProgress
@@ -31,7 +32,7 @@ GPU_NAMES = ("gpu", "cuda", "mps")
 
 
 def build_trainer(config: DictConfig) -> Trainer:
-    """Lightning's Trainer with our progress bar.
+    """Lightning's Trainer with our progress bar, whose checkpoints are written whole and read without running code.
 
     Beyond Lightning's own reading of the options: `devices: -1` without a GPU is 1; `strategy` may be a mapping that
     names DDPStrategy and its options; an integer `val_check_interval` counts steps of the optimizer where
@@ -47,9 +48,10 @@ def build_trainer(config: DictConfig) -> Trainer:
     options["devices"] = present_devices(options.get("devices", "auto"), options.get("accelerator", "auto"))
     if isinstance(options.get("strategy"), dict):
         options["strategy"] = build_strategy(options["strategy"])
-    plugins = None
+    plugins = [WholeCheckpoints()]
     if options.get("sync_batchnorm") and not will_use_gpu(options.get("accelerator", "auto")):
-        options["sync_batchnorm"], plugins = False, [SyncBatchNormOnCpu()]
+        options["sync_batchnorm"] = False
+        plugins.append(SyncBatchNormOnCpu())
     callbacks = [ValidateAtLeastOnce()]
     if options.get("enable_progress_bar", True):
         callbacks.append(SpeechProgress())
