@@ -1,0 +1,95 @@
+"""The moving average of the weights beside NeMo's, step by step.
+
+Runs where NeMo 3.0.0 can be imported (`pytest -m nemo tests/parity/test_ema_against_nemo.py` in its environment).
+"""
+
+import importlib.util
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from utils.ema import EMA
+
+pytestmark = [
+    pytest.mark.nemo,
+    pytest.mark.skipif(importlib.util.find_spec("nemo") is None, reason="needs the real NeMo 3.0.0 to be installed"),
+]
+
+
+class Model(LightningModule):
+    """A frozen layer, batch norm and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.frozen = nn.Linear(4, 4, dtype=torch.float64).requires_grad_(False)
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 1))
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return (self.layers(batch) - 1.0).square().mean()
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val_loss", (self.layers(batch) - 1.0).square().mean())
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(torch.randn(12, 3, 4, generator=torch.Generator().manual_seed(2)), batch_size=None)
+
+    val_dataloader = train_dataloader
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=0.05)
+
+
+class Validations(Callback):
+    """The losses of validation, which are those of the averages."""
+
+    def __init__(self):
+        self.losses: list[Tensor] = []
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.losses.append(trainer.callback_metrics["val_loss"])
+
+
+def fit(ema: Callback, accumulate: int) -> tuple[LightningModule, Trainer, list[Tensor]]:
+    model, validations = Model(), Validations()
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=2,
+        callbacks=[ema, validations],
+        accumulate_grad_batches=accumulate,
+        val_check_interval=4,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    torch.manual_seed(3)
+    trainer.fit(model)
+    return model, trainer, validations.losses
+
+
+@pytest.mark.parametrize("every_n_steps", [1, 2, 5])
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("original", [False, True])
+def test_averages_and_validation_losses_are_nemos_bit_for_bit(every_n_steps, accumulate, original):
+    from nemo.collections.common.callbacks import EMA as NeMoEMA
+
+    options = {"decay": 0.9, "every_n_steps": every_n_steps, "validate_original_weights": original}
+    ours, theirs = EMA(**options), NeMoEMA(**options)
+    model, _, losses = fit(ours, accumulate)
+    nemo_model, trainer, nemo_losses = fit(theirs, accumulate)
+    torch.testing.assert_close(model.state_dict(), nemo_model.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(losses, nemo_losses, rtol=0, atol=0)
+    (optimizer,) = trainer.optimizers
+    optimizer.join()
+    for (name, parameter), average in zip(nemo_model.named_parameters(), optimizer.ema_params):
+        if parameter.requires_grad:
+            torch.testing.assert_close(ours._averages[name], average, rtol=0, atol=0)
+            assert not torch.equal(average, parameter)
+        else:  # NeMo averages them too, which rounding shows
+            torch.testing.assert_close(parameter.detach(), average)
