@@ -1,19 +1,116 @@
-"""Which checkpoints a run keeps."""
+"""Which checkpoints a run keeps, and that an interrupted one leaves nothing behind."""
+
+import re
+from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from utils.files import UNFINISHED
 from utils.logging import logger
+from utils.ranks import from_all_ranks
+
+LAST = re.compile(r"last(-v\d+)?\.ckpt$")
 
 
 class Checkpoints(ModelCheckpoint):
-    """Lightning's ModelCheckpoint; with `save_last` it always saves the end of training, also by Ctrl-C or SIGTERM.
+    """Lightning's ModelCheckpoint for runs that are interrupted and go on.
 
-    Lightning alone leaves out the steps after the last validation.
+    With `save_last` it always saves the end of training, also by Ctrl-C or SIGTERM; Lightning alone leaves out the
+    steps after the last validation. A file that is to go is removed once its successor is whole, also the one that
+    the run went on from, which Lightning keeps for ever. What a killed run wrote or had yet to remove is removed when
+    it goes on. The best ones are those that exist; the folder may have been moved, and how often to save may change.
+
+    written: the files that stand or stood in the folder by this callback's doing; in its state, so that the next run
+        knows which are its own.
     """
 
     save_on_sigterm = False
+    written: frozenset[str] = frozenset()
+
+    @property
+    def state_key(self) -> str:
+        """Without the options that Lightning puts into it: a run may go on with others."""
+        return "Checkpoints"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        starts = from_all_ranks(trainer.ckpt_path and str(trainer.ckpt_path))
+        if len({*starts}) > 1:
+            raise ValueError(
+                f"ranks would go on from other checkpoints, {starts}: put the run's folder on a shared disk"
+            )
+
+    # going on
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "written": sorted(self.written)}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
+        """Before `load_state_dict`: what rank zero finds in the folder is what all ranks take for there."""
+        self._last_global_step_saved = checkpoint["global_step"]
+        states = checkpoint["callbacks"]
+        if self.state_key in states:
+            states[self.state_key] = trainer.strategy.broadcast(self._still_true(states[self.state_key]))
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        self.written = frozenset(state_dict["written"])
+
+    def _still_true(self, state: dict) -> dict:
+        """A state of this callback, of the folder as it is now: without files that are gone, and by their new place."""
+
+        def here(path: str) -> str:
+            is_own = bool(path) and Path(path).is_relative_to(state["dirpath"])
+            place = Path(self.dirpath, Path(path).relative_to(state["dirpath"])) if is_own else None
+            return str(place) if place and place.is_file() else ""
+
+        scores = {here(path): score for path, score in state["best_k_models"].items() if here(path)}
+        written = {here(path) for path in state["written"] if here(path)}
+        if state["monitor"] != self.monitor:  # other scores: those files stay, and aren't counted
+            written, scores = {path for path in written if LAST.search(path)}, {}
+        to_best, to_worst = (min, max) if self.mode == "min" else (max, min)
+        while len(scores) > self.save_top_k > 0:  # fewer are wanted than before
+            scores.pop(to_worst(scores, key=scores.get))
+        best = to_best(scores, key=scores.get) if scores else here(state["best_model_path"])
+        worst = to_worst(scores, key=scores.get) if scores else ""
+        return state | {
+            "dirpath": self.dirpath,
+            "best_k_models": scores,
+            "kth_best_model_path": worst,
+            "kth_value": scores.get(worst, self.kth_value),
+            "best_model_path": best,
+            "best_model_score": scores.get(best),
+            "last_model_path": here(state["last_model_path"]),
+            "written": sorted(written),
+        }
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if trainer.is_global_zero:
+            for path in Path(self.dirpath).rglob(f"*{UNFINISHED}"):
+                path.unlink(missing_ok=True)
+        kept = {*self.best_k_models, self.best_model_path, self.last_model_path}
+        for path in self.written - kept:
+            if self.save_top_k > 0 or LAST.search(path):
+                self._remove_checkpoint(trainer, path)
+
+    # files
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        self.written |= {filepath}
+        super()._save_checkpoint(trainer, filepath)
+
+    def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        super()._remove_checkpoint(trainer, filepath)
+        self.written -= {filepath}
+
+    def _should_remove_checkpoint(self, trainer: Trainer, previous: str, current: str) -> bool:
+        """Also the one that the run went on from: it is in memory, and `current` is whole."""
+        return previous != current and Path(self.dirpath).absolute() in Path(previous).absolute().parents
+
+    # the end
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
