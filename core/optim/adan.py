@@ -15,7 +15,8 @@ class Adan(Optimizer):
     no_prox: shrink weights before the update, as AdamW does, instead of after it.
     foreach: NeMo's argument; both values give the same numbers, and here the same code.
     fused: needs a CUDA extension that isn't here: refused.
-    Gradients stay as they are (NeMo overwrites them when clipping).
+    Gradients stay as they are (NeMo overwrites them when clipping). A step without any changes nothing (NeMo counts it,
+    which changes the correction of the averages).
     """
 
     def __init__(
@@ -57,18 +58,19 @@ class Adan(Optimizer):
                 loss = closure()
         scale = self._clipping()
         for group in self.param_groups:
-            group["step"] = group.get("step", 0) + 1
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad * scale, group)
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                group["step"] = group.get("step", 0) + 1
+            for parameter in parameters:
+                self._update(parameter, parameter.grad * scale, group)
         return loss
 
     def _clipping(self) -> float | Tensor:
         """Factor on every gradient, so that their common norm is at most max_grad_norm."""
         limit = self.defaults["max_grad_norm"]
-        if limit == 0:
-            return 1.0
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if limit == 0 or not gradients:
+            return 1.0
         norm = torch.stack([gradient.float().norm() for gradient in gradients]).norm()
         return (limit / (norm + self.defaults["eps"])).clamp(max=1.0)
 

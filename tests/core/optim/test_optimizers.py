@@ -52,6 +52,20 @@ def test_every_optimizer_lowers_a_loss_and_leaves_frozen_parameters_alone(name):
     assert torch.equal(codes, torch.ones(5, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_without_gradients_changes_no_weight_and_no_state(name):
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = build_optimizer([parameter], {"name": name} | ({"max_grad_norm": 1.0} if name == "adan" else {}))
+    parameter.grad = torch.ones(3)
+    optimizer.step(lambda: torch.tensor(1.0))
+    before, weights = repr(optimizer.state_dict()), parameter.detach().clone()
+    parameter.grad = None
+    optimizer.step(lambda: torch.tensor(1.0))
+    state = repr(optimizer.state_dict())
+    assert torch.equal(parameter, weights)
+    assert state == before or name == "lbfgs"  # which counts its looks
+
+
 @pytest.mark.parametrize("name", ["novograd", "adan"])
 def test_a_step_leaves_the_gradients_as_they_are(name):
     parameter = nn.Parameter(torch.ones(3))
