@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from core.classes.metrics import WeightedMeans
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel, EncDecMaskedTokenPredModel
 from parts.batch_types import AudioNoiseBatch
+from utils.finite_steps import FiniteSteps
 from utils.rejects import Rejects
 
 CONFIG = Path(__file__).resolve().parents[2] / "config" / "nest_fast-conformer.yaml"
@@ -160,12 +161,24 @@ def test_beside_other_ranks_no_utterances_go_through_the_encoder(small_config, m
     assert all(p.grad.eq(0).all() for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("own", [[], [Rejects()]])
+@pytest.mark.parametrize("own", [[], [Rejects(), FiniteSteps()]])
 def test_a_run_counts_what_it_leaves_out_once(small_config, own):
     model = EncDecDenoiseMaskedTokenPredModel(cfg=small_config())
     trainer = Trainer(max_steps=1, callbacks=list(own), logger=False, enable_checkpointing=False, accelerator="cpu")
     trainer.fit(model, DataLoader([noisy_batch((1.0,))], batch_size=None))
-    assert sum(isinstance(callback, Rejects) for callback in trainer.callbacks) == 1
+    for kind in (Rejects, FiniteSteps):
+        assert sum(isinstance(callback, kind) for callback in trainer.callbacks) == 1
+
+
+def test_audio_that_is_no_number_changes_nothing_in_the_model(small_config):
+    model = EncDecDenoiseMaskedTokenPredModel(cfg=small_config())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batch = noisy_batch((1.0, 1.5))
+    batch.noisy_audio[0, 7] = torch.nan
+    trainer = Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.fit(model, DataLoader([batch], batch_size=None))
+    assert trainer.callback_metrics["train_skipped_steps"] == 1
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
@@ -255,7 +268,8 @@ def test_in_training_every_parameter_that_may_get_a_gradient_gets_one(small_conf
         ({"validation_ds.batchsize": 3}, r"model\.validation_ds\.batchsize is not .* did you mean 'batch_size'"),
         ({"train_ds.return_sample_id": True}, r"model\.train_ds\.return_sample_id=true has no effect"),
         ({"encoder.n_layer": 3}, r"model\.encoder\.n_layer is not .* did you mean 'n_layers'"),
-        ({"restore_from": "a.nemo"}, r"model\.restore_from=a\.nemo: starting from another model comes in a later"),
+        ({"restore_from": "a.nemo"}, r"model\.restore_from=a\.nemo: train\.py reads it; in Python call restore_from"),
+        ({"init_from_nemo_model": "a.nemo"}, r"model\.init_from_nemo_model=a\.nemo: .*move it to the top level"),
         ({"mask_position": "midway"}, "mask_position='midway' is not one of pre_conv, post_conv"),
         ({"spec_augment.time_masks": 2}, r"spec_augment\.time_masks=2 has no effect"),
         ({"spec_augment.rect_masks": 1}, r"spec_augment\.rect_masks=1 has no effect"),
