@@ -406,6 +406,7 @@ def test_all_ranks_leave_out_the_same_steps(tmp_path):
         process.start()
     for process in processes:
         process.join(timeout=120)
+        process.kill()  # where the ranks wait for each other for ever
     ends = [json.loads((tmp_path / f"end{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
     assert ends[0] == ends[1] and "2 steps in a row" in ends[0]["end"]
     assert ends[0]["skipped"] == [False, True, False, True, False, True]
