@@ -1,12 +1,14 @@
 """NeMo 3.0.0's experiment manager options: ours with NeMo's defaults, and those that we refuse by name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from types import NoneType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from utils.config_check import refuse_unknown_keys
+from utils.config_check import as_yaml, refuse_unknown_keys
 
 
 @dataclass
@@ -59,6 +61,24 @@ class EmaParams:
 
 
 @dataclass
+class MlflowParams:
+    """Arguments of Lightning's MLFlowLogger. tracking_uri: default $MLFLOW_TRACKING_URI, else files in save_dir.
+
+    experiment_name: default exp_manager.name; run_name: default the name of the run's folder.
+    """
+
+    experiment_name: str | None = None
+    run_name: str | None = None
+    tracking_uri: str | None = None
+    tags: dict[str, Any] | None = None
+    save_dir: str = "./mlruns"
+    prefix: str = ""
+    artifact_location: str | None = None
+    run_id: str | None = None  # default: that of the run that is gone on with
+    log_model: Any = False  # true: the checkpoints, too, at the end; all: as they come
+
+
+@dataclass
 class StepTimingParams:
     """Arguments of `utils.callbacks.StepTimer`."""
 
@@ -69,7 +89,7 @@ class StepTimingParams:
 
 @dataclass
 class ExpManagerConfig:
-    """The `exp_manager` section."""
+    """The `exp_manager` section, in NeMo's order; create_csv_logger and max_skipped_steps_in_a_row are ours."""
 
     explicit_log_dir: str | None = None
     exp_dir: str | None = None
@@ -84,6 +104,9 @@ class ExpManagerConfig:
     summary_writer_kwargs: dict[str, Any] | None = None
     create_wandb_logger: bool = False
     wandb_logger_kwargs: dict[str, Any] | None = None
+    create_mlflow_logger: bool = False
+    mlflow_logger_kwargs: MlflowParams = field(default_factory=MlflowParams)
+    create_csv_logger: bool = False
     create_checkpoint_callback: bool = True
     checkpoint_callback_params: CallbackParams = field(default_factory=CallbackParams)
     create_early_stopping_callback: bool = False
@@ -94,33 +117,20 @@ class ExpManagerConfig:
     step_timing_kwargs: StepTimingParams = field(default_factory=StepTimingParams)
     ema: EmaParams = field(default_factory=EmaParams)
     max_time_per_run: str | None = None
+    max_skipped_steps_in_a_row: int = 10
 
 
 SECTIONS = {
+    "mlflow_logger_kwargs": MlflowParams,
     "checkpoint_callback_params": CallbackParams,
     "early_stopping_callback_params": EarlyStoppingParams,
     "step_timing_kwargs": StepTimingParams,
     "ema": EmaParams,
 }
-OTHER_LOGGERS = "log with create_tensorboard_logger or create_wandb_logger"
+OTHER_LOGGERS = "log with create_tensorboard_logger, create_wandb_logger, create_mlflow_logger or create_csv_logger"
 PSEUDO_LABELS = "it belongs to pseudo-label training; trainer.max_epochs ends a run"
 SUPERVISION = "use your cluster's own supervision"
 NEMO_ONLY: dict[str, tuple[Any, str]] = {  # option: NeMo's default, which is accepted, and what to do instead
-    "create_mlflow_logger": (False, OTHER_LOGGERS),
-    "mlflow_logger_kwargs": (
-        {
-            "experiment_name": None,
-            "run_name": None,
-            "tracking_uri": None,
-            "tags": None,
-            "save_dir": "./mlruns",
-            "prefix": "",
-            "artifact_location": None,
-            "run_id": None,
-            "log_model": False,
-        },
-        OTHER_LOGGERS,
-    ),
     "create_dllogger_logger": (False, OTHER_LOGGERS),
     "dllogger_logger_kwargs": ({"verbose": False, "stdout": False, "json_file": "./dllogger.json"}, OTHER_LOGGERS),
     "create_clearml_logger": (False, OTHER_LOGGERS),
@@ -188,32 +198,70 @@ NEMO_ONLY: dict[str, tuple[Any, str]] = {  # option: NeMo's default, which is ac
 def read_exp_config(config: Mapping) -> ExpManagerConfig:
     """The section with NeMo's defaults filled in.
 
-    Raises ValueError, in one line, for a key that NeMo doesn't know, and for a value other than NeMo's default under
-    a key of NEMO_ONLY; OmegaConf's ValidationError for a value of the wrong type.
+    Raises ValueError, in one line with the key's path, for a key that neither NeMo nor we know, for a value other than
+    NeMo's default under a key of NEMO_ONLY, and for a value of the wrong type.
     """
-    section = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
-    given = OmegaConf.to_container(section, resolve=True)
-    for name in SECTIONS.keys() & given.keys():
-        given[name] = given[name] or {}
-    known = {field.name for field in fields(ExpManagerConfig)} | NEMO_ONLY.keys()
-    refuse_unknown_keys(given, known, "exp_manager")
-    for name in SECTIONS.keys() & given.keys():
-        own = {field.name for field in fields(SECTIONS[name])}
+    given = as_plain(config)
+    refuse_unknown_keys(given, OURS | NEMO_ONLY.keys(), "exp_manager")
+    for name, kind in SECTIONS.items():
+        section = given[name] = as_section(given.get(name), f"exp_manager.{name}")
         nemo_only = {key.removeprefix(f"{name}.") for key in NEMO_ONLY if key.startswith(f"{name}.")}
-        refuse_unknown_keys(given[name], own | nemo_only, f"exp_manager.{name}")
-    for key in NEMO_ONLY:
-        take_out(given, key)
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ExpManagerConfig), given))
+        refuse_unknown_keys(section, names_of(kind) | nemo_only, f"exp_manager.{name}")
+    for key, (default, remedy) in NEMO_ONLY.items():
+        section, _, name = key.rpartition(".")
+        holder = given[section] if section else given
+        refuse_unless_default(holder.pop(name, default), default, f"exp_manager.{key}", remedy)
+    options = OmegaConf.structured(ExpManagerConfig)
+    for key, value in single_options(given):
+        try:
+            OmegaConf.update(options, key, value, merge=False)
+        except OmegaConfBaseException as error:
+            raise ValueError(f"exp_manager.{key}={as_yaml(value)}: {first_line(error)}") from error
+    return OmegaConf.to_object(options)
 
 
-def take_out(given: dict, key: str) -> None:
-    """Remove an option of NEMO_ONLY, written with dots, from the section; ValueError unless it has NeMo's default."""
-    section, _, name = key.rpartition(".")
-    holder = given.get(section, {}) if section else given
-    default, remedy = NEMO_ONLY[key]
-    value = holder.pop(name, default)
+def single_options(given: dict) -> Iterator[tuple[str, Any]]:
+    for name, value in given.items():
+        if name in SECTIONS:
+            yield from ((f"{name}.{key}", option) for key, option in value.items())
+        else:
+            yield name, value
+
+
+def names_of(kind: type) -> set[str]:
+    return {field.name for field in fields(kind)}
+
+
+OURS = names_of(ExpManagerConfig)
+
+
+def as_plain(config: Mapping) -> dict:
+    """The section as a dict, with what its references stand for."""
+    if not isinstance(config, Mapping):
+        raise ValueError(f"exp_manager={config!r} must be a mapping of options")
+    section = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
+    try:
+        return OmegaConf.to_container(section, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{error.full_key or 'exp_manager'}: {first_line(error)}") from error
+
+
+def as_section(value: Any, path: str) -> dict:
+    if not isinstance(value, dict | NoneType):
+        raise ValueError(f"{path}={value!r} must be a mapping of options")
+    return value or {}
+
+
+def refuse_unless_default(value: Any, default: Any, path: str, remedy: str) -> None:
+    """Raise ValueError for the first value, however deep in mappings, that isn't NeMo's default."""
     if isinstance(default, dict):
-        refuse_unknown_keys(value or {}, default, f"exp_manager.{key}")
-        value = default | (value or {})
-    if value != default:
-        raise ValueError(f"exp_manager.{key}={value} is not implemented: leave it out; {remedy}")
+        section = as_section(value, path)
+        refuse_unknown_keys(section, default, path)
+        for key in section:
+            refuse_unless_default(section[key], default[key], f"{path}.{key}", remedy)
+    elif value != default:
+        raise ValueError(f"{path}={as_yaml(value)} is not implemented: leave it out; {remedy}")
+
+
+def first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
