@@ -1,15 +1,18 @@
 """Which checkpoints a run keeps, and that an interrupted one leaves nothing behind."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from utils.ema import averaged_weights, say_if_dropped
 from utils.files import UNFINISHED
 from utils.logging import logger
 from utils.ranks import from_all_ranks
+from utils.run_model import NO_MODEL, RunModel
 
 LAST = re.compile(r"last(-v\d+)?\.ckpt$")
 
@@ -24,10 +27,13 @@ class Checkpoints(ModelCheckpoint):
 
     written: the files that stand or stood in the folder by this callback's doing; in its state, so that the next run
         knows which are its own.
+    model: the .nemo file that is written beside checkpoints and at the end.
+    A run that averages its weights saves the averages with `save_weights_only`, since nothing goes on from such a file.
     """
 
     save_on_sigterm = False
     written: frozenset[str] = frozenset()
+    model: RunModel = NO_MODEL
 
     @property
     def state_key(self) -> str:
@@ -49,6 +55,7 @@ class Checkpoints(ModelCheckpoint):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
         """Before `load_state_dict`: what rank zero finds in the folder is what all ranks take for there."""
+        say_if_dropped(trainer, checkpoint)
         self._last_global_step_saved = checkpoint["global_step"]
         states = checkpoint["callbacks"]
         if self.state_key in states:
@@ -100,7 +107,9 @@ class Checkpoints(ModelCheckpoint):
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         self.written |= {filepath}
-        super()._save_checkpoint(trainer, filepath)
+        with averaged_weights(trainer) if self.save_weights_only else nullcontext():
+            super()._save_checkpoint(trainer, filepath)
+        self.model.checkpoint_saved(trainer, filepath, self.best_model_path)
 
     def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         super()._remove_checkpoint(trainer, filepath)
@@ -115,6 +124,7 @@ class Checkpoints(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         self._save_now(trainer)
+        self.model.training_ended(trainer, self.best_model_path)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)

@@ -10,6 +10,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 from torch.nn import Parameter
 
+from utils.finite_steps import step_was_skipped
 from utils.logging import logger
 
 CPU = torch.device("cpu")
@@ -25,7 +26,7 @@ class EMA(Callback):
     cpu_offload: keep the average in the CPU's memory; each update then waits for the copy.
 
     The numbers are those of NeMo 3.0.0's EMA: it starts at the weights before the first step, buffers (the statistics
-    of batch norms) aren't averaged, and a step that changes no weight counts, as one skipped for its gradients.
+    of batch norms) aren't averaged, and steps that were skipped, for gradients that aren't finite, don't count.
     Different from NeMo 3.0.0: the average is part of the checkpoint, where NeMo writes a second file, `*-EMA.ckpt`;
     frozen parameters are left alone, where NeMo's rounding moves them; the average of half-precision weights is
     float32, where NeMo's own, in bfloat16, stands still at a decay of 0.999; a resumed run takes decay and
@@ -83,6 +84,8 @@ class EMA(Callback):
         if trainer.global_step == self._global_step:
             return  # gradients are being accumulated
         self._global_step = trainer.global_step
+        if step_was_skipped(trainer):
+            return
         if self._steps % self.every_n_steps == 0:
             self.update(pl_module)
         self._steps += 1
@@ -163,9 +166,30 @@ class EMA(Callback):
                 checkpoint["state_dict"][name] = self._training[parameter]
 
 
+def ema_of(trainer: Trainer) -> EMA | None:
+    return next((callback for callback in trainer.callbacks if isinstance(callback, EMA)), None)
+
+
+def say_if_dropped(trainer: Trainer, checkpoint: dict) -> None:
+    """For a run that goes on from a checkpoint with averages and keeps none."""
+    if averaged_state_dict(checkpoint) is not None and ema_of(trainer) is None:
+        logger.warning("the checkpoint holds a moving average of the weights, which ends here: exp_manager.ema is off")
+
+
+@contextmanager
+def averaged_weights(trainer: Trainer) -> Iterator[bool]:
+    """The trainer's model has averaged weights inside, if the run keeps some: then True is given."""
+    ema = ema_of(trainer)
+    if ema is None:
+        yield False
+        return
+    with ema.averaged(trainer.lightning_module):
+        yield True
+
+
 def averaged_state_dict(checkpoint: dict) -> dict[str, Tensor] | None:
     """The state dict of a checkpoint with the averaged weights in place of those as trained; None without averages."""
-    weights = checkpoint.get("callbacks", {}).get(EMA.__qualname__, {}).get("weights")
+    weights = (checkpoint.get("callbacks", {}).get(EMA.__qualname__) or {}).get("weights")
     if not weights:
         return None
     state = checkpoint["state_dict"]

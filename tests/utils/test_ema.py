@@ -9,7 +9,9 @@ from torch.utils.data import DataLoader
 
 from tests.utils.tiny_run import Batch, TinyModel
 from utils.checkpoint_file import load_checkpoint
+from utils.checkpoints import Checkpoints
 from utils.ema import EMA, averaged_state_dict
+from utils.finite_steps import FiniteSteps
 
 
 class Model(TinyModel):
@@ -102,18 +104,19 @@ def test_frozen_weights_stay_and_half_precision_ones_are_averaged_in_float32():
     assert_same({name: watch.validated[0][name] for name in frozen}, frozen)
 
 
-def test_a_step_without_gradients_counts():
-    class Skips(Callback):
-        def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-            if trainer.global_step == 2:
-                optimizer.zero_grad(set_to_none=True)
+@pytest.mark.parametrize("every_n_steps", [1, 2])
+def test_a_step_that_was_skipped_does_not_count(every_n_steps):
+    class Spoilt(Model):
+        def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+            return super().training_step(batch, batch_idx) * (float("nan") if batch_idx == 1 else 1.0)
 
-    ema, watch = EMA(0.5), Watch()
-    fit(ema, watch, Skips())
+    ema, watch = EMA(0.5, every_n_steps=every_n_steps), Watch()
+    fit(ema, watch, FiniteSteps(), model=Spoilt())
     expected = watch.trained[0]["out.weight"]
-    for trained in watch.trained[1:]:
-        expected = 0.5 * expected + 0.5 * trained["out.weight"]
-    assert torch.equal(watch.trained[2]["out.weight"], watch.trained[3]["out.weight"])
+    taken = [trained["out.weight"] for step, trained in enumerate(watch.trained) if step not in (0, 2)]
+    for trained in taken[::every_n_steps]:
+        expected = expected * 0.5 + trained * 0.5
+    assert torch.equal(watch.trained[1]["out.weight"], watch.trained[2]["out.weight"])
     torch.testing.assert_close(ema._averages["out.weight"], expected)
 
 
@@ -204,6 +207,12 @@ def test_without_averages_in_the_checkpoint_they_start_from_its_weights(tmp_path
     fit(ema, watch, ckpt_path=tmp_path / "x.ckpt", max_steps=8)
     assert "the checkpoint holds no moving average" in log.text
     assert torch.equal(ema._averages["out.weight"], watch.trained[0]["out.weight"])
+
+
+def test_averages_that_end_with_a_checkpoint_are_said(tmp_path, log):
+    fit(EMA(0.9)).save_checkpoint(tmp_path / "x.ckpt")
+    fit(None, Checkpoints(tmp_path), ckpt_path=tmp_path / "x.ckpt", max_steps=8, enable_checkpointing=True)
+    assert "holds a moving average of the weights, which ends here" in log.text
 
 
 def test_the_options_of_the_config_hold_and_a_change_is_said(tmp_path, log):
