@@ -5,8 +5,8 @@ Importing this module registers the table. A path that isn't here builds nothing
 
 from collections.abc import Callable
 
-from core.classes.serialization import register_targets
 from core.connectors.nemo_config import register_own_options
+from core.targets import register_targets
 from losses.ssl_losses.mlm import MLMLoss, MultiMLMLoss
 from modules.audio_preprocessing import (
     AudioToMelSpectrogramPreprocessor,

@@ -1,22 +1,10 @@
-"""Config to object, through a table of what may be built: a config from a stranger names no other code.
-
-`core` knows no class by path; packages that own classes register them with `register_targets`.
-"""
+"""Config to object, through the table of what may be built (`core.targets`)."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from core.config import check_arguments, plain
-from utils.config_check import nearest
-
-TARGETS: dict[str, Callable] = {}
-
-
-def register_targets(table: Mapping[str, Callable]) -> None:
-    """Allow configs to name these `_target_` paths. Registering the same path for another object is an error."""
-    for target, builder in table.items():
-        if TARGETS.setdefault(target, builder) is not builder:
-            raise ValueError(f"_target_ {target!r} is registered already, for {TARGETS[target]!r}")
+from core.targets import find_target
 
 
 def from_config_dict(config: Mapping, *, path: str = "config", **extra) -> object:
@@ -43,13 +31,6 @@ def from_config_dict(config: Mapping, *, path: str = "config", **extra) -> objec
     except (TypeError, ArithmeticError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path}: {builder.__name__} can't be built with these values: {reason}") from error
-
-
-def find_target(target: str, path: str) -> Callable:
-    """The registered builder of a `_target_`."""
-    if target not in TARGETS:
-        raise ValueError(f"{path}._target_={target!r} is not a class that configs may name{nearest(target, TARGETS)}")
-    return TARGETS[target]
 
 
 class Serialization:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from omegaconf import DictConfig, OmegaConf
 
-from core.classes.serialization import TARGETS
+from core.targets import TARGETS
 
 NEMO_VERSION = "3.0.0"  # of the NeMo that opens what we write
 NEMO = "nemo."  # how its class paths begin
@@ -46,6 +46,15 @@ def from_nemo(config: DictConfig) -> DictConfig:
         for key, value in options.items():
             OmegaConf.update(config, f"{path}.{key}", value, force_add=True)
     return config
+
+
+def take_own_options(config: dict, other: Mapping) -> None:
+    """Put into a config the options of ours that it doesn't have and another config has."""
+    for path, section in built_sections(config):
+        theirs = OmegaConf.select(OmegaConf.create(dict(other)), path)
+        for key in OWN_OPTIONS.get(TARGETS.get(section["_target_"]), {}):
+            if theirs is not None and key in theirs:
+                section.setdefault(key, theirs[key])
 
 
 def built_sections(config: Mapping, path: str = "") -> Iterator[tuple[str, dict]]:

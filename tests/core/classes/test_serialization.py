@@ -3,8 +3,10 @@
 import pytest
 from omegaconf import OmegaConf
 
-from core.classes import NeuralModule, serialization
-from core.classes.serialization import from_config_dict, register_targets
+from core import targets as table
+from core.classes import NeuralModule
+from core.classes.serialization import from_config_dict
+from core.targets import register_targets
 
 
 class Layer(NeuralModule):
@@ -21,7 +23,7 @@ class Model(NeuralModule):
 
 @pytest.fixture(autouse=True)
 def targets(monkeypatch):
-    monkeypatch.setattr(serialization, "TARGETS", {})
+    monkeypatch.setattr(table, "TARGETS", {})
     register_targets({"nemo.layers.Layer": Layer, "layers.Layer": Layer})
 
 
