@@ -9,6 +9,8 @@ command line. An error of the user's is one line; NEST_SSL_TRACEBACK=1 in the en
 from lightning.pytorch import Trainer, seed_everything
 from omegaconf import DictConfig
 
+from core.connectors.initial_weights import INIT_KEYS
+from core.connectors.save_restore import restore_for_run
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel
 from utils.config_check import refuse_unknown_keys
 from utils.exp_manager import exp_manager, keep_config
@@ -16,12 +18,11 @@ from utils.hydra_runner import hydra_runner
 from utils.trainer import build_trainer
 
 SECTIONS = ("name", "seed", "model", "trainer", "exp_manager")
-STARTS = ("init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt")
 
 
 @hydra_runner(config_path="config", config_name="nest_fast-conformer")
 def main(cfg: DictConfig) -> None:
-    refuse_unknown_keys(cfg, SECTIONS + STARTS, "")
+    refuse_unknown_keys(cfg, SECTIONS + INIT_KEYS, "")
     if cfg.get("seed") is not None:
         seed_everything(cfg.seed, workers=True)
     trainer = build_trainer(cfg.trainer)
@@ -29,16 +30,15 @@ def main(cfg: DictConfig) -> None:
     has_validation = model.names_data(cfg.model.get("validation_ds"))
     folder = exp_manager(trainer, cfg.get("exp_manager"), has_validation=has_validation)
     keep_config(cfg, folder)
+    model.maybe_init_from_pretrained_checkpoint(cfg)
     trainer.fit(model)
 
 
 def build_model(cfg: DictConfig, trainer: Trainer) -> EncDecDenoiseMaskedTokenPredModel:
-    """A new model, with another one's weights if `init_from_*` names it, or the one of `model.restore_from`."""
+    """A new model, or that of the file that `model.restore_from` names."""
     if cfg.model.get("restore_from") is not None:
-        return EncDecDenoiseMaskedTokenPredModel.restore_from(cfg.model.restore_from, trainer=trainer)
-    model = EncDecDenoiseMaskedTokenPredModel(cfg=cfg.model, trainer=trainer)
-    model.maybe_init_from_pretrained_checkpoint(cfg)
-    return model
+        return restore_for_run(EncDecDenoiseMaskedTokenPredModel, cfg, trainer)
+    return EncDecDenoiseMaskedTokenPredModel(cfg=cfg.model, trainer=trainer)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig, OmegaConf
 
-from core.classes.model import INITIAL_WEIGHTS
+from core.connectors.initial_weights import INIT_FROM
 from data.settings import check_dataset_keys
 from utils.config_check import refuse_unknown_keys
 from utils.logging import warn_once
@@ -11,7 +11,9 @@ SIZES = {"sample_rate", "num_classes", "num_books", "code_dim", "squeeze_single"
 MODULES = {"preprocessor", "spec_augment", "masking", "quantizer", "encoder", "decoder", "loss"}
 DATA = {"train_ds": (), "validation_ds": ("name", "val_dl_idx"), "test_ds": ("name", "test_dl_idx")}  # ModelPT's keys
 OPTIMIZATION = {"optim", "optim_param_groups"}
-START = {"restore_from", *INITIAL_WEIGHTS}
+START = {"restore_from": "train.py reads it; in Python call restore_from"} | dict.fromkeys(
+    INIT_FROM, "it has no effect here, nor in NeMo 3.0.0: move it to the top level of the config"
+)
 WRITTEN_BY_NEMO = {"target", "nemo_version"}
 UNUSED_BY_NEST = {
     "dropout_features": None,
@@ -19,7 +21,7 @@ UNUSED_BY_NEST = {
     "feature_penalty": None,
     "loss_list": None,
 }
-KNOWN = SIZES | MODULES | set(DATA) | OPTIMIZATION | START | WRITTEN_BY_NEMO | set(UNUSED_BY_NEST)
+KNOWN = SIZES | MODULES | set(DATA) | OPTIMIZATION | set(START) | WRITTEN_BY_NEMO | set(UNUSED_BY_NEST)
 MASK_POSITIONS = ("pre_conv", "post_conv")
 REPEATED = (  # said in two places of a config
     ("sample_rate", "preprocessor.sample_rate"),
@@ -40,9 +42,9 @@ REPEATED_IN_PRE_CONV = (("encoder.feat_in", "masking.feat_in"), ("encoder.feat_i
 def check_model_config(cfg: DictConfig) -> None:
     """Raise ValueError, in one line, for a `model` section that can't be right."""
     refuse_unknown_keys(cfg, KNOWN, "model")
-    for key in sorted(START):
+    for key, remedy in START.items():
         if cfg.get(key) is not None:
-            raise ValueError(f"model.{key}={cfg[key]}: starting from another model comes in a later version; use null")
+            raise ValueError(f"model.{key}={cfg[key]}: {remedy}")
     for key in sorted(MODULES - set(cfg)):
         raise ValueError(f"model.{key} is missing: take the section from config/nest_fast-conformer.yaml")
     for key, also in DATA.items():

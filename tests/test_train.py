@@ -13,6 +13,7 @@ import soundfile
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from models.ssl_models import EncDecDenoiseMaskedTokenPredModel
 from train import main
 from utils.hydra_runner import compose_config, read_arguments
 
@@ -27,6 +28,7 @@ TINY = (
     "model.train_ds.batch_size=2",
     "trainer.max_steps=2",
 )
+STANDING = ("model.optim.lr=0", "model.optim.weight_decay=0", "model.optim.sched.min_lr=0")  # nothing is learned
 COMMANDS = {  # as NeMo's users know them
     "gpus": (
         "model.train_ds.manifest_filepath=train.json model.train_ds.noise_manifest=noise.json "
@@ -144,18 +146,70 @@ def test_the_command_for_gpus_says_what_is_missing():
         main(config(*COMMANDS["gpus"].split(), *TINY))
 
 
+def saved_model(**changes: int) -> tuple[str, dict[str, torch.Tensor]]:
+    """A .nemo file of a model like the runs', and its weights."""
+    cfg = tiny().model
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key, value)
+    model = EncDecDenoiseMaskedTokenPredModel(cfg)
+    model.save_to("checkpoint.nemo")
+    return "checkpoint.nemo", model.state_dict()
+
+
+def last_state() -> dict[str, torch.Tensor]:
+    (last,) = run_folder().rglob("*last.ckpt")
+    return torch.load(last, weights_only=True)["state_dict"]
+
+
 @pytest.mark.parametrize(
-    ("override", "key"),
+    "override",
     [
-        ("model.restore_from=checkpoint.nemo", r"restore_from\('checkpoint\.nemo'\): .* later version"),
-        ("init_from_nemo_model=checkpoint.nemo", "init_from_nemo_model"),
-        ("+init_from_pretrained_model=name", "init_from_pretrained_model"),
-        ("init_from_ptl_ckpt=checkpoint.ckpt", "init_from_ptl_ckpt"),
+        "init_from_nemo_model=checkpoint.nemo",
+        "+init_from_nemo_model.first={path: checkpoint.nemo, include: [quantizer, encoder]}",
+        "+init_from_pretrained_model=checkpoint.nemo",
+        "init_from_ptl_ckpt=checkpoint.ckpt",
     ],
 )
-def test_starting_from_another_model_is_refused_by_name(override, key):
-    with pytest.raises(ValueError, match=key):
+def test_a_run_starts_from_the_weights_of_a_file(override):
+    _, theirs = saved_model()
+    torch.save({"state_dict": theirs}, "checkpoint.ckpt")
+    main(tiny(override, *STANDING))
+    ours = last_state()
+    assert torch.equal(ours["encoder.pre_encode.out.weight"], theirs["encoder.pre_encode.out.weight"])
+    assert torch.equal(ours["quantizer.codebooks"], theirs["quantizer.codebooks"])
+
+
+def test_a_run_restores_a_model_of_other_sizes_than_its_config_says():
+    _, theirs = saved_model(**{"encoder.d_model": 8})
+    main(config(*COMMANDS["restore_from"].split(), *TINY, "trainer.accelerator=cpu", *STANDING))
+    ours = last_state()
+    assert ours["encoder.pre_encode.out.weight"].shape[0] == 8
+    assert torch.equal(ours["encoder.pre_encode.out.weight"], theirs["encoder.pre_encode.out.weight"])
+
+
+def test_a_run_that_goes_on_reads_no_initial_weights(log):
+    main(tiny())
+    before = last_state()
+    saved_model()
+    main(tiny("init_from_nemo_model=checkpoint.nemo", "trainer.max_steps=3", *STANDING))
+    assert "checkpoint.nemo is not read" in log.text
+    assert torch.equal(last_state()["quantizer.codebooks"], before["quantizer.codebooks"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.restore_from=checkpoint.nemo", "checkpoint.nemo doesn't exist"),
+        ("init_from_nemo_model=checkpoint.nemo", "init_from_nemo_model=checkpoint.nemo is no file here"),
+        ("+init_from_pretrained_model=ssl_en_nest_large_v1.0", "is no file here: download the model"),
+        ("init_from_ptl_ckpt=checkpoint.ckpt", "init_from_ptl_ckpt=checkpoint.ckpt is no file here"),
+        ("+model.init_from_nemo_model=checkpoint.nemo", "move it to the top level"),
+    ],
+)
+def test_a_start_from_nothing_is_refused_in_one_line(override, said):
+    with pytest.raises((ValueError, FileNotFoundError), match=said) as raised:
         main(tiny(override))
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["ddp_spawn", "ddp"])

@@ -13,12 +13,11 @@ from torch.optim import Optimizer
 from core.classes.dataloaders import Dataloaders
 from core.classes.metrics import WeightedMeans
 from core.classes.module import NeuralModule
+from core.connectors.initial_weights import start_from
 from core.connectors.save_restore import restore_lightning, restore_nemo, save_nemo, saved_config
 from core.optim import build_optimizer, build_scheduler
 from utils.logging import logger
 from utils.resume import align_progress
-
-INITIAL_WEIGHTS = ("init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt")  # config keys
 
 
 class ModelPT(NeuralModule, Dataloaders, LightningModule):
@@ -239,10 +238,13 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
         return restore_lightning(cls, checkpoint_path, map_location, hparams_file, strict, trainer)
 
     def maybe_init_from_pretrained_checkpoint(self, cfg: Mapping, map_location: str = "cpu") -> None:
-        """Start from other models' weights, if the config names some; see `core.connectors.initial_weights`."""
-        for key in INITIAL_WEIGHTS:
-            if cfg.get(key) is not None:
-                raise ValueError(f"{key}={cfg[key]}: starting from another model's weights comes with a later version")
+        """Start from other models' weights, if one of `INIT_FROM` in a whole config names some.
+
+        What didn't fit is logged. A run that goes on from a checkpoint keeps the checkpoint's weights.
+        map_location: NeMo's; without effect, since files are read on the CPU.
+        Raises ValueError, in one line; see `core.connectors.initial_weights.start_from`.
+        """
+        start_from(self, cfg, resumed_from=None if self._trainer is None else self._trainer.ckpt_path)
 
 
 def resolved(cfg: Mapping) -> DictConfig:

@@ -1,5 +1,6 @@
 """Start from another model's weights: read them from any of the usual files, load what fits, say what didn't."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,14 @@ from torch import Tensor, nn
 from core.connectors.nemo_config import from_nemo
 from core.connectors.nemo_file import read_nemo_config, read_nemo_weights
 from utils.checkpoint_file import load_checkpoint
+from utils.config_check import refuse_unknown_keys
 from utils.logging import logger
 
+INIT_FROM = ("init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt")  # config keys, NeMo's
+# NeMo builds the model of the file, and `init_strict: false` lets its weights differ from its config; nothing is built
+# here, so that either value is followed
+INIT_KEYS = (*INIT_FROM, "init_strict")
+FILE_KEYS = ("path", "name")  # NeMo's `name` is of a published model; here it must be a file too
 SHOWN = 8  # names that a report spells out of each kind, where a message must stay short
 
 
@@ -104,16 +111,89 @@ def read_lightning(path: Path) -> Weights:
 
 
 def read_safetensors(path: Path) -> Weights:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    """Tensors under their names; the config, if the file has it, is JSON under `config` of the file's metadata."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return Weights(load_file(path), None, str(path))
-    except SafetensorError as error:
+        with safe_open(path, framework="pt") as file:
+            cfg = (file.metadata() or {}).get("config")
+            names = file.keys()
+            state_dict = {name: file.get_tensor(name) for name in names}
+            config = None if cfg is None else from_nemo(OmegaConf.create(json.loads(cfg)))
+    except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} can't be read: {str(error).partition(chr(10))[0]}") from error
+    return Weights(state_dict, config, str(path))
 
 
 READERS = {".nemo": read_nemo, ".ckpt": read_lightning, ".safetensors": read_safetensors}
+
+
+# what a config asks for
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file to start from, and which of its names to load."""
+
+    path: str
+    include: list[str] | None = None
+    exclude: list[str] | None = None
+
+
+def initial_parts(cfg: Mapping) -> list[Part]:
+    """The files that one of INIT_FROM names, in order: none without any.
+
+    A path; or, as in NeMo, {some_name: {path: file, include: [encoder], exclude: [encoder.layers.0.]}, ...}, where
+    init_from_pretrained_model says `name` for `path`. One such section may also stand without a name around it.
+    Raises ValueError, in one line, for more than one key, and for a section that says something else.
+    """
+    given = [key for key in INIT_FROM if cfg.get(key) is not None]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} are given: a model starts from one of them, so set the others to null")
+    if not given:
+        return []
+    value = cfg[given[0]]
+    if isinstance(value, str | Path):
+        return [Part(check_file(value, given[0]))]
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{given[0]}={value} must be the path of a file, or {{file: {{path: ..., include: [...]}}}}")
+    sections = {"": value} if any(isinstance(value.get(key), str) for key in FILE_KEYS) else value
+    return [read_part(section, f"{given[0]}.{name}".rstrip(".")) for name, section in sections.items()]
+
+
+def read_part(section: Mapping, path: str) -> Part:
+    if not isinstance(section, Mapping) or not any(section.get(key) for key in FILE_KEYS):
+        raise ValueError(f"{path}={section} must be a mapping with a path, and include and exclude if need be")
+    refuse_unknown_keys(section, (*FILE_KEYS, "include", "exclude"), path)
+    patterns = {key: section.get(key) for key in ("include", "exclude")}
+    for key, value in patterns.items():
+        if value is not None and (isinstance(value, str) or not all(isinstance(p, str) for p in value)):
+            raise ValueError(f"{path}.{key}={value} must be a list of parts of names, such as [encoder]")
+    file = next(section[key] for key in FILE_KEYS if section.get(key))
+    return Part(check_file(file, path), **{key: None if v is None else list(v) for key, v in patterns.items()})
+
+
+def check_file(file: str | Path, path: str) -> str:
+    if not Path(file).expanduser().is_file():
+        raise ValueError(f"{path}={file} is no file here: download the model (.nemo) and give its path")
+    return str(file)
+
+
+def start_from(model: nn.Module, cfg: Mapping, resumed_from: str | None = None) -> list[LoadReport]:
+    """Load what one of INIT_FROM in `cfg` names, and log what became of it.
+
+    resumed_from: the checkpoint that a run goes on from; then nothing is read, since all weights are the checkpoint's.
+    """
+    parts = initial_parts(cfg)
+    if parts and resumed_from is not None:
+        logger.info(f"weights are those of {resumed_from}: {', '.join(p.path for p in parts)} is not read")
+        return []
+    reports = []
+    for part in parts:
+        weights = read_weights(part.path)
+        reports.append(load_matching(model, weights.state_dict, part.include, part.exclude, part.path))
+        log_report(reports[-1])
+    return reports
 
 
 # loading

@@ -1,6 +1,7 @@
 """Models to files and back: `.nemo` archives and Lightning checkpoints, ours and NeMo's."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -8,10 +9,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from core.connectors.initial_weights import compare, log_report, read_weights
-from core.connectors.nemo_config import from_nemo, to_nemo
+from core.connectors.initial_weights import INIT_FROM, Weights, compare, log_report, read_weights, some
+from core.connectors.nemo_config import from_nemo, take_own_options, to_nemo
 from core.connectors.nemo_file import read_nemo_config, read_nemo_weights, write_nemo
+from utils.config_check import as_yaml
 from utils.logging import is_rank_zero, logger, warn_once
+
+RUN_KEYS = ("train_ds", "validation_ds", "test_ds", "optim", "optim_param_groups")  # a run's own, whatever its model
+NOT_A_PART = ("restore_from", *INIT_FROM, "target", "nemo_version")  # keys that say nothing of how a model is built
 
 
 class Restorable(Protocol):
@@ -63,12 +68,9 @@ def restore_nemo(
     config = from_nemo(read_nemo_config(path)) if override_config is None else read_override(override_config)
     if return_config:
         return config
-    model = build(calling, config, trainer, str(path))
-    load_whole(model, read_nemo_weights(path), strict, str(path))
-    logger.info(f"{type(model).__name__} restored from {path}")
     if map_location is None:
         map_location = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(map_location)
+    return restored(calling, Weights(read_nemo_weights(path), config, str(path)), trainer, strict).to(map_location)
 
 
 def read_override(override: str | Path | Mapping) -> DictConfig:
@@ -88,18 +90,58 @@ def restore_lightning(
 ) -> Restorable:
     """The model of a Lightning checkpoint; see `ModelPT.load_from_checkpoint`."""
     weights = read_weights(path)
-    config = weights.config
     if hparams_file is not None:
-        config = from_nemo(OmegaConf.load(hparams_file).cfg)
+        weights = replace(weights, config=from_nemo(OmegaConf.load(hparams_file).cfg))
+    return restored(calling, weights, trainer, strict).to(map_location or "cpu")
+
+
+def restore_for_run(calling: type[Restorable], cfg: DictConfig, trainer: object) -> Restorable:
+    """The model of the file that `model.restore_from` names, for a run with the whole config `cfg`.
+
+    Its architecture is the file's; data and optimizer are the run's, and so are options of ours of which the file says
+    nothing. Where both speak of the architecture and differ, the file decides, and a warning says so.
+    """
+    weights = read_weights(cfg.model.restore_from)
+    if weights.config is None:
+        raise ValueError(f"model.restore_from={weights.source} has no config: use init_from_ptl_ckpt for its weights")
+    theirs = OmegaConf.to_container(weights.config, resolve=True)
+    run = OmegaConf.create(OmegaConf.to_container(cfg))
+    of_run = {key: run.model[key] for key in RUN_KEYS if key in run.model}
+    of_file = {key: value for key, value in theirs.items() if key not in RUN_KEYS}
+    if "optim" not in of_run and "optim" in theirs:
+        of_file["optim"] = theirs["optim"]
+    resolved = OmegaConf.to_container(cfg, resolve=True)["model"]
+    take_own_options(of_file, resolved)
+    overruled = list(differences({k: v for k, v in resolved.items() if k not in (*RUN_KEYS, *NOT_A_PART)}, of_file))
+    logger.info(f"of {weights.source} is the model; of this run are {', '.join(of_run) or 'no sections of it'}")
+    if overruled:
+        logger.warning(f"{weights.source} decides where this run's config says otherwise: {some(overruled)}")
+    run.model = of_run | of_file
+    config = OmegaConf.create(
+        OmegaConf.to_container(run, resolve=True)["model"]
+    )  # ${model.encoder.d_model}: the file's
+    return restored(calling, replace(weights, config=config), trainer, strict=True)
+
+
+def differences(first: Mapping, second: Mapping, path: str = "model.") -> Iterator[str]:
+    """What `second` says otherwise than `first`, or doesn't say: 'model.encoder.d_model=48, not 512'."""
+    for key, value in first.items():
+        other = second.get(key)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            yield from differences(value, other, f"{path}{key}.")
+        elif other != value:
+            yield f"{path}{key}={as_yaml(other)}, not {as_yaml(value)}"
+
+
+def restored(calling: type[Restorable], weights: Weights, trainer: object, strict: bool) -> Restorable:
+    """The model of a config, with weights."""
+    config = weights.config
     if config is None:
-        raise ValueError(f"{path} says nothing of the model's config: give a yaml with a cfg section as hparams_file")
-    model = build(calling, config, trainer, str(path))
-    load_whole(model, weights.state_dict, strict, str(path))
-    return model.to(map_location or "cpu")
-
-
-def build(calling: type[Restorable], config: DictConfig, trainer: object, source: str) -> Restorable:
-    return class_for(calling, config.get("target"), source)(cfg=config, trainer=trainer)
+        raise ValueError(f"{weights.source} has no config of a model: give a yaml with a cfg section as hparams_file")
+    model = class_for(calling, config.get("target"), weights.source)(cfg=config, trainer=trainer)
+    load_whole(model, weights.state_dict, strict, weights.source)
+    logger.info(f"{type(model).__name__} restored from {weights.source}")
+    return model
 
 
 def load_whole(model: Restorable, state_dict: dict[str, Tensor], strict: bool, source: str) -> None:

@@ -260,11 +260,3 @@ def test_a_lightning_checkpoint_holds_the_config_as_plain_data(tmp_path):
     again = Line.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
     assert {**again.cfg} == {**model.cfg, "target": f"{Line.__module__}.Line", "nemo_version": "3.0.0"}
-
-
-@pytest.mark.parametrize("key", ["init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt"])
-def test_starting_from_another_model_is_refused_by_name_until_it_works(key):
-    model = Line(config())
-    model.maybe_init_from_pretrained_checkpoint(OmegaConf.create({key: None}))
-    with pytest.raises(ValueError, match=f"^{key}=x: starting from another model's weights comes with a later version"):
-        model.maybe_init_from_pretrained_checkpoint(OmegaConf.create({key: "x"}))
