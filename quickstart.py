@@ -163,7 +163,7 @@ def venv_python(venv: Path) -> Path:
 
 def fingerprint() -> str:
     """Changes when what is to be installed changes."""
-    files = (ROOT / name for name in ("requirements.txt", REQUIREMENTS, CONSTRAINTS))
+    files = (ROOT / name for name in ("requirements.txt", "requirements-convert.txt", REQUIREMENTS, CONSTRAINTS))
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 

@@ -304,7 +304,7 @@ def test_every_requirement_is_pinned_within_its_range():
         if not line.startswith("#"):
             name, _, version = line.partition("==")
             pinned[canonicalize_name(name)] = version
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-convert.txt", "requirements-dev.txt"):
         for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
             if line and not line.startswith(("#", "-r")):
                 requirement = Requirement(line)
@@ -312,5 +312,5 @@ def test_every_requirement_is_pinned_within_its_range():
 
 
 def test_requirements_name_no_host():
-    for name in ("requirements.txt", "requirements-dev.txt", "constraints.txt"):
+    for name in ("requirements.txt", "requirements-convert.txt", "requirements-dev.txt", "constraints.txt"):
         assert "://" not in (ROOT / name).read_text(encoding="utf-8")
