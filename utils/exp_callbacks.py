@@ -11,10 +11,10 @@ from utils.checkpoints import Checkpoints
 from utils.config_check import refuse_unknown_keys
 from utils.data_report import DataReport
 from utils.ema import EMA
-from utils.exp_config import EmaParams, ExpManagerConfig
+from utils.exp_config import CallbackParams, EmaParams, ExpManagerConfig
 from utils.going_on import checkpoint_folder
-from utils.logging import info_once
 from utils.rejects import Rejects
+from utils.run_model import RunModel
 
 LOG_FILE = "log.txt"
 
@@ -40,8 +40,6 @@ def build_ema(params: EmaParams) -> EMA:
 
 def build_checkpoints(options: ExpManagerConfig, folder: Path) -> Checkpoints:
     params = options.checkpoint_callback_params
-    if params.always_save_nemo or params.save_nemo_on_train_end:
-        info_once("checkpoints are .ckpt files; .nemo files are not written yet")
     interval = read_interval(params.train_time_interval)
     by_epochs = interval is None and params.every_n_train_steps is None  # NeMo's default of 1 must not collide
     filename = params.filename or f"{options.name or 'default'}--{{{params.monitor}:.4f}}-{{epoch}}"
@@ -62,7 +60,17 @@ def build_checkpoints(options: ExpManagerConfig, folder: Path) -> Checkpoints:
     )
     checkpoints.CHECKPOINT_NAME_LAST = f"{filename}-last"  # NeMo's name
     checkpoints.save_on_sigterm = options.create_preemption_callback
+    checkpoints.model = build_run_model(params, options.name or "default", checkpoint_folder(params, folder))
     return checkpoints
+
+
+def build_run_model(params: CallbackParams, name: str, folder: Path) -> RunModel:
+    return RunModel(
+        folder / f"{params.prefix or name}{params.postfix}",
+        at_checkpoints=params.always_save_nemo,
+        at_end=params.save_nemo_on_train_end,
+        best_only=params.save_best_model,
+    )
 
 
 def read_interval(value: object) -> timedelta | None:

@@ -13,7 +13,11 @@ from utils.config_check import as_yaml, refuse_unknown_keys
 
 @dataclass
 class CallbackParams:
-    """`checkpoint_callback_params`. dirpath: default <run folder>/checkpoints; filename: without .ckpt."""
+    """`checkpoint_callback_params`. dirpath: default <run folder>/checkpoints; filename: without .ckpt.
+
+    The model itself is written as <dirpath>/<prefix><postfix>; prefix: default exp_manager.name. See
+    `utils.run_model.RunModel` for when it is, and of which weights.
+    """
 
     dirpath: str | None = None
     filename: str | None = None
@@ -27,6 +31,9 @@ class CallbackParams:
     every_n_epochs: int | None = 1
     every_n_train_steps: int | None = None
     train_time_interval: Any = None
+    prefix: str | None = None
+    postfix: str = ".nemo"
+    save_best_model: bool = False
     always_save_nemo: bool = False
     save_nemo_on_train_end: bool = True
     save_on_train_epoch_end: bool = False
@@ -152,7 +159,7 @@ NEMO_ONLY: dict[str, tuple[Any, str]] = {  # option: NeMo's default, which is ac
     "create_ipl_epoch_stopper_callback": (False, PSEUDO_LABELS),
     "ipl_epoch_stopper_callback_params": ({"enable_stop": True, "stop_every_n_epochs": 1}, PSEUDO_LABELS),
     "log_delta_step_timing": (False, "log_step_timing logs the same seconds"),
-    "disable_validation_on_resume": (True, "a resumed run never validates before its first step"),
+    "disable_validation_on_resume": (True, "a resumed run makes up for the validation that it was stopped in, no other"),
     "seconds_to_sleep": (5, "no rank has to wait for another here"),
     "create_straggler_detection_callback": (False, SUPERVISION),
     "straggler_detection_params": (
@@ -186,9 +193,6 @@ NEMO_ONLY: dict[str, tuple[Any, str]] = {  # option: NeMo's default, which is ac
     ),
     "log_tflops_per_sec_per_gpu": (True, "nobody counts FLOPs of this model, NeMo neither"),
     "checkpoint_callback_params.filepath": (None, "use dirpath and filename"),
-    "checkpoint_callback_params.prefix": (None, "write it into filename"),
-    "checkpoint_callback_params.postfix": (".nemo", "checkpoints end in .ckpt"),
-    "checkpoint_callback_params.save_best_model": (False, "save_top_k=1 keeps the best checkpoint"),
     "checkpoint_callback_params.model_parallel_size": (None, "no model is split over devices here"),
     "checkpoint_callback_params.async_save": (False, "a step waits for its checkpoint"),
     "checkpoint_callback_params.save_last_n_optim_states": (-1, "every checkpoint holds the optimizer's state"),
