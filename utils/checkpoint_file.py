@@ -92,7 +92,7 @@ def bad_checkpoint(name: str) -> Iterator[None]:
     """Whatever goes wrong with a hostile file is BadCheckpoint, in one line."""
     try:
         yield
-    except OSError:
+    except (OSError, BadCheckpoint):
         raise
     except Exception as error:
         reason = " ".join(str(error).partition("\n")[0].split())
