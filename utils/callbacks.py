@@ -1,17 +1,14 @@
-"""Lightning callbacks of a run: when it validates, what it times, when it ends, what it writes down."""
+"""Lightning callbacks of a run: when it validates, what it times, when it ends."""
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from statistics import fmean
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Timer
 
-from utils.logging import is_rank_zero, logger
 from utils.run_length import planned_run
 
 REDUCTIONS: dict[str, Callable] = {"mean": fmean, "sum": sum, "min": min, "max": max}
@@ -89,23 +86,3 @@ class RunTimer(Timer):
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Time that earlier runs took doesn't count."""
-
-
-class LogFile(Callback):
-    """Write what rank zero says into a file too; opened in `setup`, so in the process that trains (ddp_spawn)."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._handler: logging.Handler | None = None
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if is_rank_zero():
-            self._handler = logging.FileHandler(self._path, encoding="utf-8", errors="backslashreplace")
-            self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
-            logger.addHandler(self._handler)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._handler is not None:
-            logger.removeHandler(self._handler)
-            self._handler.close()
-            self._handler = None

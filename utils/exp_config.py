@@ -159,7 +159,7 @@ NEMO_ONLY: dict[str, tuple[Any, str]] = {  # option: NeMo's default, which is ac
     "create_ipl_epoch_stopper_callback": (False, PSEUDO_LABELS),
     "ipl_epoch_stopper_callback_params": ({"enable_stop": True, "stop_every_n_epochs": 1}, PSEUDO_LABELS),
     "log_delta_step_timing": (False, "log_step_timing logs the same seconds"),
-    "disable_validation_on_resume": (True, "a resumed run makes up for the validation that it was stopped in, no other"),
+    "disable_validation_on_resume": (True, "a resumed run makes up for a validation that was cut off, only"),
     "seconds_to_sleep": (5, "no rank has to wait for another here"),
     "create_straggler_detection_callback": (False, SUPERVISION),
     "straggler_detection_params": (

@@ -1,6 +1,5 @@
 import importlib.util
 import os
-import pickle
 import re
 import signal
 import sys
@@ -17,17 +16,16 @@ from tests.utils.tiny_run import TinyModel
 from utils.callbacks import RunTimer, StepTimer
 from utils.checkpoints import Checkpoints
 from utils.data_report import DataReport
-from utils.exp_manager import VERSION_VARIABLE, exp_manager
-from utils.going_on import WEIGHTS_ONLY_VARIABLE
+from utils.exp_manager import exp_manager
 from utils.rejects import Rejects
+from utils.run_folder import VERSION_VARIABLE
 
 
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(VERSION_VARIABLE, raising=False)
-    for variable in (VERSION_VARIABLE, WEIGHTS_ONLY_VARIABLE):
-        monkeypatch.setenv(variable, "")  # so that what a test sets is undone
+    monkeypatch.setenv(VERSION_VARIABLE, "")  # so that what a test sets is undone
 
 
 def new_trainer(**options) -> Trainer:
@@ -328,10 +326,12 @@ class RunsCode:
         return Path.touch, (Path("code_ran"),)
 
 
-@pytest.mark.parametrize("weights_only", [None, False])
-def test_a_checkpoint_that_a_run_goes_on_from_runs_no_code(weights_only):
+def test_a_checkpoint_that_a_run_goes_on_from_runs_no_code():
     torch.save({"state_dict": {}, "x": RunsCode()}, "stranger.ckpt")
-    exp_manager(new_trainer(), {"resume_from_checkpoint": "stranger.ckpt", "create_tensorboard_logger": False})
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load("stranger.ckpt", weights_only=weights_only)  # as Lightning may
+    with pytest.raises(ValueError, match=r"stranger\.ckpt"):
+        exp_manager(new_trainer(), {"resume_from_checkpoint": "stranger.ckpt", "create_tensorboard_logger": False})
+    trainer = new_trainer()
+    exp_manager(trainer, {"name": "exp", "create_tensorboard_logger": False})
+    with pytest.raises(ValueError, match=r"stranger\.ckpt"):
+        trainer.validate(TinyModel(), ckpt_path="stranger.ckpt")
     assert not Path("code_ran").exists()
