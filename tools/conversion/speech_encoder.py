@@ -1,0 +1,89 @@
+"""What every format can hold of a model: its preprocessor and its encoder."""
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from core.classes.serialization import from_config_dict
+from core.connectors.initial_weights import Weights, load_matching
+from core.connectors.save_restore import class_for, load_whole
+from models.ssl_models import EncDecDenoiseMaskedTokenPredModel, EncDecMaskedTokenPredModel
+
+SECTIONS = ("preprocessor", "encoder")
+WRAPPED, PLAIN = "encoder.pre_encode.pre_encode.", "encoder.pre_encode."  # with mask_position=post_conv, and without
+MASK = "encoder.pre_encode.masking."
+
+
+class SpeechEncoder(nn.Module):
+    """Waveform -> features -> encoder states, in evaluation.
+
+    cfg: the `model` section of a config; of it `sample_rate`, `preprocessor` and `encoder` are kept, as `self.cfg`.
+    """
+
+    def __init__(self, cfg: DictConfig):
+        super().__init__()
+        missing = [name for name in SECTIONS if cfg.get(name) is None]
+        if missing:
+            raise ValueError(f"model.{missing[0]} is missing in the config: it says how the encoder is built")
+        sections = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in SECTIONS}
+        self.cfg = OmegaConf.create({"sample_rate": cfg.preprocessor.get("sample_rate", 16000), **sections})
+        self.preprocessor = from_config_dict(self.cfg.preprocessor, path="model.preprocessor")
+        self.encoder = from_config_dict(self.cfg.encoder, path="model.encoder")
+        self.eval()
+
+
+def build_model(weights: Weights) -> nn.Module:
+    """The model of a file: a whole one if it is one of ours, else its encoder, as of NeMo's speech recognition models.
+
+    Raises ValueError, in one line, for a file that says no config, or whose weights are those of another one.
+    """
+    if weights.config is None:
+        raise ValueError(f"{weights.source} says nothing of the model's config: convert the file that it came from")
+    if not is_whole(weights):
+        return build_encoder(weights)
+    target = weights.config.get("target")
+    of_target = class_for(EncDecMaskedTokenPredModel, target, weights.source)
+    model = (of_target if target else EncDecDenoiseMaskedTokenPredModel)(cfg=weights.config)  # train.py's, before 0.2
+    load_whole(model, weights.state_dict, True, weights.source)
+    return model.eval()
+
+
+def is_whole(weights: Weights) -> bool:
+    """Whether the file holds a pretraining model, and not an encoder alone or with the decoder of another task."""
+    return "quantizer" in weights.config and any(name.startswith("quantizer.") for name in weights.state_dict)
+
+
+def build_encoder(weights: Weights) -> SpeechEncoder:
+    """The encoder of a file that may hold more."""
+    model = SpeechEncoder(weights.config)
+    state = model.preprocessor.state_dict(prefix="preprocessor.") | encoder_weights(weights)
+    load_whole(model, state, True, weights.source)
+    return model
+
+
+def encoder_weights(weights: Weights) -> dict[str, Tensor]:
+    """Weights of preprocessor and encoder, under the names that they have without a mask behind the subsampling."""
+    return {
+        name.replace(WRAPPED, PLAIN): tensor
+        for name, tensor in weights.state_dict.items()
+        if name.startswith(("encoder.", "preprocessor.")) and not name.startswith(MASK)
+    }
+
+
+def encoder_of(model: nn.Module) -> SpeechEncoder:
+    """A model's preprocessor and encoder alone."""
+    if isinstance(model, SpeechEncoder):
+        return model
+    return build_encoder(Weights(model.state_dict(), model.cfg, type(model).__name__))
+
+
+def with_encoder(base: nn.Module, model: nn.Module, source: str) -> nn.Module:
+    """`base` with the encoder's weights of `model` in place of its own."""
+    if isinstance(base, SpeechEncoder):
+        raise ValueError("--base holds an encoder only: give a whole model, whose encoder is to be replaced")
+    prefix = WRAPPED if base.pre_encoder is not None else PLAIN
+    state = encoder_of(model).encoder.state_dict(prefix="encoder.")
+    state = {name.replace(PLAIN, prefix).removeprefix("encoder."): tensor for name, tensor in state.items()}
+    report = load_matching(base.encoder, state, source=source)
+    if report.unexpected or any(not f"encoder.{name}".startswith(MASK) for name in report.missing):
+        raise ValueError(f"{source} isn't an encoder of the model in --base: {report.problem()}")
+    return base
