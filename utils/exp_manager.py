@@ -1,5 +1,6 @@
 """The experiment manager: where a run writes, what it logs, which checkpoints it keeps, where it goes on."""
 
+import os
 from pathlib import Path
 
 from lightning.pytorch import Trainer
@@ -36,8 +37,7 @@ def exp_manager(trainer: Trainer, cfg: DictConfig | dict | None = None, has_vali
     if not has_validation:
         monitor_training(options, trainer)
     folder = run_folder(options)
-    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # of a trainer that isn't from `build_trainer`
-        trainer.strategy.checkpoint_io = WholeCheckpoints()
+    let_lightning_know(trainer, folder)
     trainer.ckpt_path = checkpoint_to_resume(options, folder)
     if is_rank_zero():
         make_ready(folder, options)
@@ -45,6 +45,14 @@ def exp_manager(trainer: Trainer, cfg: DictConfig | dict | None = None, has_vali
     trainer.callbacks += build_callbacks(options, folder)
     logger.info(f"logs and checkpoints go to {folder}")
     return folder
+
+
+def let_lightning_know(trainer: Trainer, folder: Path) -> None:
+    """What it saves without our callbacks, as under Slurm, is written whole too, and into the run's folder."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # of a trainer that isn't from `build_trainer`
+        trainer.strategy.checkpoint_io = WholeCheckpoints()
+    if trainer.default_root_dir == os.getcwd():
+        trainer._default_root_dir = str(folder)  # NeMo does the same
 
 
 def keep_config(cfg: DictConfig, folder: Path | None) -> None:

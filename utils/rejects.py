@@ -102,7 +102,7 @@ class Rejects(Callback):
         self._has_said_all = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._list.open(trainer.global_rank)
+        self._list.open(trainer.global_rank, trainer.strategy.broadcast(self._list.folder))
 
     # training
 

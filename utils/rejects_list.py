@@ -78,17 +78,19 @@ class RejectsList:
     """
 
     def __init__(self, folder: Path | None):
-        self._folder = folder
+        self.folder = folder
         self._path: Path | None = None
         self._known: set[tuple] = set()
 
-    def open(self, rank: int) -> None:
-        if self._folder is None:
+    def open(self, rank: int, folder: Path | None) -> None:
+        """folder: that of rank zero, which ranks started by torchrun or Slurm can't know before."""
+        self.folder = folder
+        if self.folder is None:
             return
-        self._path = self._folder / (FILE_NAME_OF_RANK.format(rank) if rank else FILE_NAME)
+        self._path = self.folder / (FILE_NAME_OF_RANK.format(rank) if rank else FILE_NAME)
         with self._going_on():
-            self._folder.mkdir(parents=True, exist_ok=True)  # where a rank of another machine has a disk of its own
-            for path in self._folder.glob(ALL_FILES):
+            self.folder.mkdir(parents=True, exist_ok=True)  # where a rank of another machine has a disk of its own
+            for path in self.folder.glob(ALL_FILES):
                 self._known.update(map(name_of, read_entries(path)))
             if ends_inside_a_line(self._path):
                 self._append(b"\n")
@@ -116,7 +118,7 @@ class RejectsList:
 
     def __str__(self) -> str:
         """Where to look, for the end of a sentence."""
-        return "" if self._folder is None else f"; see {self._folder / FILE_NAME}"
+        return "" if self.folder is None else f"; see {self.folder / FILE_NAME}"
 
 
 def name_of(entry: dict) -> tuple:

@@ -1,4 +1,3 @@
-import importlib.util
 import os
 import re
 import signal
@@ -16,7 +15,7 @@ from tests.utils.tiny_run import TinyModel
 from utils.callbacks import RunTimer, StepTimer
 from utils.checkpoints import Checkpoints
 from utils.data_report import DataReport
-from utils.exp_manager import exp_manager
+from utils.exp_manager import exp_manager, keep_config
 from utils.rejects import Rejects
 from utils.run_folder import VERSION_VARIABLE
 
@@ -91,34 +90,6 @@ def test_other_ranks_take_the_version_of_the_first(monkeypatch):
     assert exp_manager(new_trainer(), {"name": "exp", "use_datetime_version": False}) == first
 
 
-def test_messages_of_the_run_are_kept_in_a_file():
-    from utils.logging import logger
-
-    class Talker(TinyModel):
-        def on_train_start(self) -> None:
-            logger.info("under way")
-
-    trainer = new_trainer()
-    folder = exp_manager(trainer, {"name": "exp", "create_tensorboard_logger": False})
-    trainer.fit(Talker())
-    logger.info("after the run")
-    text = (folder / "log.txt").read_text(encoding="utf-8")
-    assert "INFO: under way" in text and "after the run" not in text
-
-
-def test_the_file_takes_names_that_are_no_utf8():
-    from utils.logging import logger
-
-    class Talker(TinyModel):
-        def on_train_start(self) -> None:
-            logger.info("left out: caf\udce9.wav")
-
-    trainer = new_trainer()
-    folder = exp_manager(trainer, {"name": "exp", "create_tensorboard_logger": False})
-    trainer.fit(Talker())
-    assert r"caf\udce9.wav" in (folder / "log.txt").read_text(encoding="utf-8")
-
-
 def test_a_run_reports_what_it_left_out_and_what_loading_took():
     _, trainer = run()
     assert callback(trainer, Rejects)._list._path.name == "rejects.jsonl" and callback(trainer, DataReport)
@@ -136,6 +107,20 @@ def test_nothing_happens_without_a_section_or_in_a_dry_run():
     assert exp_manager(new_trainer(), None) is None
     assert exp_manager(new_trainer(fast_dev_run=True), {"name": "exp"}) is None
     assert not list(Path.cwd().iterdir())
+
+
+def test_lightning_saves_into_the_folder_too_unless_the_trainer_names_another(tmp_path):
+    trainer = new_trainer()
+    folder = exp_manager(trainer, {"name": "exp"})
+    assert Path(trainer.default_root_dir) == folder
+    trainer = new_trainer(default_root_dir=tmp_path / "mine")
+    exp_manager(trainer, {"name": "exp"})
+    assert Path(trainer.default_root_dir) == tmp_path / "mine"
+
+
+def test_the_config_is_kept_with_what_its_references_stand_for(tmp_path):
+    keep_config(OmegaConf.create({"name": "mine", "exp_manager": {"name": "${name}"}}), tmp_path)
+    assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == "name: mine\nexp_manager:\n  name: mine\n"
 
 
 # checkpoints
@@ -158,6 +143,17 @@ def test_the_end_is_saved_even_between_validations():
 def test_save_last_false_saves_no_end():
     folder, _ = run({"checkpoint_callback_params": {"save_last": False, "save_top_k": 0}})
     assert not files(folder / "checkpoints")
+
+
+def test_without_validation_checkpoints_come_as_often_as_validation_would(tmp_path):
+    trainer = new_trainer(val_check_interval=6, check_val_every_n_epoch=None, accumulate_grad_batches=3)
+    exp_manager(trainer, {"name": "exp", "create_tensorboard_logger": False}, has_validation=False)
+    assert callback(trainer, Checkpoints)._every_n_train_steps == 2  # Lightning's interval is in batches
+
+
+def test_without_a_monitor_checkpoints_are_named_by_epoch_and_step():
+    folder, _ = run({"checkpoint_callback_params": {"monitor": None, "save_top_k": 1, "save_last": False}})
+    assert {name for name in files(folder / "checkpoints") if name.endswith(".ckpt")} == {"exp--epoch=0-step=4.ckpt"}
 
 
 @pytest.mark.parametrize(
@@ -256,12 +252,6 @@ def test_a_run_that_has_ended_goes_on_only_when_told():
 # loggers and the other callbacks
 
 
-def test_weights_and_biases_needs_its_package(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else "spec")
-    with pytest.raises(ValueError, match=r"create_wandb_logger=true needs the package wandb: pip install wandb"):
-        exp_manager(new_trainer(), {"create_wandb_logger": True})
-
-
 def test_weights_and_biases_offline(monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -272,12 +262,10 @@ def test_weights_and_biases_offline(monkeypatch):
         exp_manager(new_trainer(), {**options, "wandb_logger_kwargs": {"projet": "ssl"}})
 
 
-def test_options_of_the_tensorboard_writer_reach_it():
-    trainer = new_trainer()
-    exp_manager(trainer, {"summary_writer_kwargs": {"prefix": "mine"}})
-    assert trainer.logger._prefix == "mine"
-    with pytest.raises(ValueError, match=r"summary_writer_kwargs\.log_dir"):
-        exp_manager(new_trainer(), {"summary_writer_kwargs": {"log_dir": "x"}})
+@pytest.mark.parametrize("option", ["create_tensorboard_logger", "create_csv_logger"])
+def test_a_logger_beside_the_trainers_own_is_refused(option):
+    with pytest.raises(ValueError, match=r"set trainer\.logger=false"):
+        exp_manager(new_trainer(logger=True), {"create_tensorboard_logger": False, option: True})
 
 
 @pytest.mark.parametrize("option", ["logger", "enable_checkpointing"])

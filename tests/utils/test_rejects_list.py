@@ -10,7 +10,7 @@ BAD = BadSample("a.wav", "unreadable", "not audio", "train.json", 3)
 
 def open_list(folder, rank=0):
     found = RejectsList(folder)
-    found.open(rank)
+    found.open(rank, folder)
     return found
 
 
@@ -85,3 +85,11 @@ def test_a_sample_is_named_by_its_path_and_its_place_and_said_once(caplog, bad, 
     log_reject(bad)
     log_reject(bad)
     assert caplog.messages == [text]
+
+
+def test_a_rank_that_learns_its_folder_late_lists_there(tmp_path):
+    found = RejectsList(tmp_path / "without the version that rank zero made up")
+    found.open(1, tmp_path / "version_0")
+    found.take(BAD)
+    assert [path.name for path in tmp_path.rglob("*.jsonl")] == ["rejects_rank1.jsonl"]
+    assert listed(tmp_path / "version_0", "rejects_rank1.jsonl") and str(tmp_path / "version_0") in str(found)
