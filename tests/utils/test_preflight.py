@@ -12,8 +12,10 @@ from lightning.pytorch.callbacks import Callback
 
 from tests.utils.tiny_run import TinyModel
 from utils import preflight
+from utils.checkpoint_file import load_checkpoint
 from utils.checkpoints import Checkpoints
 from utils.ema import EMA
+from utils.errors import one_line_errors
 from utils.exp_config import CallbackParams, ExpManagerConfig
 from utils.exp_manager import exp_manager
 from utils.preflight import Preflight, check_loggers, check_monitors, check_writable, checkpoint_bytes, tensor_bytes
@@ -299,3 +301,36 @@ def test_preflight_comes_before_the_first_step_of_every_run_with_checkpoints():
     trainer = new_trainer()
     exp_manager(trainer, QUIET)
     assert any(isinstance(callback, Preflight) for callback in trainer.callbacks)
+
+
+# room that runs out later
+
+
+@pytest.mark.parametrize("where", ["disk", "torch"])
+def test_a_disk_that_fills_up_later_ends_the_run_in_one_line_and_spares_the_checkpoint_before(
+    where, monkeypatch, capsys
+):
+    saves, save = [], torch.save
+
+    def full(content, file, *args, **kwargs):
+        saves.append(1)
+        if len(saves) < 2:
+            return save(content, file, *args, **kwargs)
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            if where == "disk":
+                raise
+            raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904  (torch's, of its own writer)
+
+    monkeypatch.setattr(torch, "save", full)
+    trainer = new_trainer()
+    params = {"save_top_k": -1, "every_n_train_steps": 1, "monitor": None, "filename": "{step}"}
+    folder = exp_manager(trainer, {**QUIET, "checkpoint_callback_params": params})
+    with pytest.raises(SystemExit), one_line_errors():
+        trainer.fit(TinyModel())
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert "No space left on device" in line and "untouched" in line
+    (kept,) = (folder / "checkpoints").iterdir()
+    assert kept.name == "step=1.ckpt" and load_checkpoint(kept)["global_step"] == 1
+    assert "No space left on device" in (folder / "log.txt").read_text(encoding="utf-8")
