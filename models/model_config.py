@@ -1,5 +1,7 @@
 """What the `model` section of a config may say, and what post-subsampling masking makes of it."""
 
+from collections.abc import Mapping
+
 from omegaconf import DictConfig, OmegaConf
 
 from core.connectors.initial_weights import INIT_FROM
@@ -45,8 +47,9 @@ def check_model_config(cfg: DictConfig) -> None:
     for key, remedy in START.items():
         if cfg.get(key) is not None:
             raise ValueError(f"model.{key}={cfg[key]}: {remedy}")
-    for key in sorted(MODULES - set(cfg)):
-        raise ValueError(f"model.{key} is missing: take the section from config/nest_fast-conformer.yaml")
+    for key in sorted(MODULES):
+        if not isinstance(cfg.get(key), Mapping):
+            raise ValueError(f"model.{key} is missing: take the section from config/nest_fast-conformer.yaml")
     for key, also in DATA.items():
         if cfg.get(key) is not None:
             check_dataset_keys(OmegaConf.to_container(cfg[key]), f"model.{key}", also)

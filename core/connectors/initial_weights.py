@@ -13,6 +13,7 @@ from core.connectors.nemo_config import from_nemo
 from core.connectors.nemo_file import read_nemo_config, read_nemo_weights
 from utils.checkpoint_file import load_checkpoint
 from utils.config_check import refuse_unknown_keys
+from utils.config_references import resolved
 from utils.logging import logger
 
 INIT_FROM = ("init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt")  # config keys, NeMo's
@@ -104,10 +105,25 @@ def read_lightning(path: Path) -> Weights:
     """A Lightning checkpoint, ours or NeMo's; or a bare state dict."""
     checkpoint = load_checkpoint(path)
     state_dict = checkpoint.get("state_dict", checkpoint)
-    if not state_dict or not all(isinstance(value, Tensor) for value in state_dict.values()):
+    if not is_state_dict(state_dict):
         raise ValueError(f"{path} holds no weights: neither a Lightning checkpoint nor a state dict")
-    cfg = (checkpoint.get("hyper_parameters") or {}).get("cfg")
-    return Weights(dict(state_dict), None if cfg is None else from_nemo(OmegaConf.create(cfg)), str(path))
+    options = checkpoint.get("hyper_parameters")
+    return Weights(dict(state_dict), read_config(options.get("cfg"), path) if options else None, str(path))
+
+
+def is_state_dict(content: object) -> bool:
+    if not isinstance(content, Mapping) or not content:
+        return False
+    return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+
+
+def read_config(cfg: object, path: Path) -> DictConfig | None:
+    """A model's config from plain data; its references may be to its own keys only."""
+    if cfg is None:
+        return None
+    if not isinstance(cfg, dict):
+        raise ValueError(f"{path} has a config that is no mapping of options")
+    return from_nemo(OmegaConf.create(resolved(cfg, f"{path}: config")))
 
 
 def read_safetensors(path: Path) -> Weights:
@@ -119,10 +135,10 @@ def read_safetensors(path: Path) -> Weights:
             cfg = (file.metadata() or {}).get("config")
             names = file.keys()
             state_dict = {name: file.get_tensor(name) for name in names}
-            config = None if cfg is None else from_nemo(OmegaConf.create(json.loads(cfg)))
-    except (SafetensorError, json.JSONDecodeError) as error:
+        config = None if cfg is None else json.loads(cfg)
+    except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} can't be read: {str(error).partition(chr(10))[0]}") from error
-    return Weights(state_dict, config, str(path))
+    return Weights(state_dict, read_config(config, path), str(path))
 
 
 READERS = {".nemo": read_nemo, ".ckpt": read_lightning, ".safetensors": read_safetensors}

@@ -1,6 +1,7 @@
 """A model's config in NeMo's words and back: class paths, and options that only we have."""
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,7 +25,7 @@ def to_nemo(cfg: Mapping, target: str) -> tuple[DictConfig, list[str]]:
     target: the path of the model's class. NeMo refuses a constructor argument that it doesn't know: ours are left out
     at NeMo's way, and kept in a section of their own otherwise, which NeMo doesn't read and `from_nemo` puts back.
     """
-    config = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
+    config = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else deepcopy(dict(cfg))
     own: dict = {}
     told = []
     for path, section in list(built_sections(config)):
@@ -41,11 +42,14 @@ def to_nemo(cfg: Mapping, target: str) -> tuple[DictConfig, list[str]]:
 
 def from_nemo(config: DictConfig) -> DictConfig:
     """The config of a file with our own options back where they belong. The file's is left as it is."""
-    config = OmegaConf.create(OmegaConf.to_container(config))
-    for path, options in (config.pop(OWN, None) or {}).items():
-        for key, value in options.items():
-            OmegaConf.update(config, f"{path}.{key}", value, force_add=True)
-    return config
+    config = OmegaConf.to_container(config)
+    own = config.pop(OWN, None) or {}
+    sections = dict(built_sections(config))
+    for path, options in own.items() if isinstance(own, Mapping) else [(OWN, own)]:
+        if path not in sections or not isinstance(options, Mapping):
+            raise ValueError(f"the config's {OWN}.{path} isn't of a section that is there: {options!r:.80}")
+        sections[path].update(options)
+    return OmegaConf.create(config)
 
 
 def take_own_options(config: dict, other: Mapping) -> None:
@@ -57,12 +61,12 @@ def take_own_options(config: dict, other: Mapping) -> None:
                 section.setdefault(key, theirs[key])
 
 
-def built_sections(config: Mapping, path: str = "") -> Iterator[tuple[str, dict]]:
+def built_sections(config: dict, path: str = "") -> Iterator[tuple[str, dict]]:
     """Every section that names a class, with its dotted path."""
     if isinstance(config.get("_target_"), str):
         yield path, config
     for key, value in config.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             yield from built_sections(value, f"{path}.{key}" if path else str(key))
 
 
