@@ -14,12 +14,12 @@ from core.connectors.nemo_config import to_nemo
 from core.connectors.nemo_file import write_nemo
 from core.connectors.save_restore import saved_config
 from tools.conversion import hugging_face, onnx_file, safetensors_file
-from tools.conversion.self_check import FEATURES, LOG_PROBS, STATES, Output, Speech, cut, run_model
+from tools.conversion.self_check import FEATURES, LOG_PROBS, STATES, WEIGHTS, Output, Speech, cut, run_model
 from tools.conversion.speech_encoder import SpeechEncoder, build_model
 from utils.checkpoint_file import load_checkpoint, save_checkpoint
 from utils.ema import averaged_state_dict
 
-EXACT = {FEATURES: 0.0, STATES: 0.0, LOG_PROBS: 0.0}
+EXACT = {FEATURES: 0.0, STATES: 0.0, LOG_PROBS: 0.0, WEIGHTS: 0.0}
 FOLDER = "folder"
 
 

@@ -17,14 +17,17 @@ from parts.preprocessing.segment import load_audio
 from tools.conversion.speech_encoder import SpeechEncoder
 from tools.synthetic_speech import make_talker, say_something
 
-FEATURES, STATES, LOG_PROBS = "features", "encoder states", "log-probabilities"
+FEATURES, STATES, LOG_PROBS, WEIGHTS = "features", "encoder states", "log-probabilities", "weights"
 SECONDS = (4.01, 2.63, 1.17)  # lengths that leave odd numbers of frames after different halvings
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.5, 16.0  # of a recording
 SEED = 0
 
 
 class Output(NamedTuple):
-    """What one side computed. quantity: what it is to be compared with; values: of each utterance, without padding."""
+    """What one side computed. quantity: what it is to be compared with.
+
+    values: of each utterance, without padding; of WEIGHTS, each tensor.
+    """
 
     quantity: str
     label: str
@@ -76,7 +79,9 @@ def make_speech(model: nn.Module, audio: list[np.ndarray]) -> Speech:
     lengths = torch.tensor([len(a) for a in audio])
     padded = nn.utils.rnn.pad_sequence([torch.from_numpy(a) for a in audio], batch_first=True)
     features, frames = model.preprocessor(input_signal=padded, length=lengths)
-    _, steps = model.encoder(audio_signal=features, length=frames)
+    states, steps = model.encoder(audio_signal=features, length=frames)
+    if not all(x.isfinite().all() for x in cut(states.transpose(1, 2), steps)):
+        raise ValueError("the model's states of speech aren't finite: its training went wrong before this file")
     return Speech(padded, lengths, features, frames, steps, model.cfg.preprocessor.get("sample_rate", 16000))
 
 
@@ -87,12 +92,13 @@ def cut(batch: Tensor, lengths: Tensor) -> list[Tensor]:
 
 @torch.inference_mode()
 def run_model(model: nn.Module, speech: Speech) -> list[Output]:
-    """A model of ours: features and states, and of a whole model also what it predicts without a mask."""
+    """A model of ours: features, states, all tensors, and of a whole model what it predicts without a mask."""
     features, frames = model.preprocessor(input_signal=speech.audio, length=speech.audio_lengths)
     states, steps = model.encoder(audio_signal=speech.features, length=speech.frames)
     outputs = [
         Output(FEATURES, FEATURES, cut(features.transpose(1, 2), frames)),
         Output(STATES, STATES, cut(states.transpose(1, 2), steps)),
+        Output(WEIGHTS, WEIGHTS, [tensor for _, tensor in sorted(model.state_dict().items())]),
     ]
     if not isinstance(model, SpeechEncoder):
         log_probs = model.decoder(encoder_output=states)  # (B, S, V) or (B, S, V, Q)
@@ -116,6 +122,7 @@ class Difference(NamedTuple):
 def compare(expected: Iterable[Output], found: Iterable[Output], tolerances: Mapping[str, float]) -> list[Difference]:
     """Largest absolute difference of each output that both sides have.
 
+    tolerances: for values of RMS 1 or less; more is rounded off where values are larger.
     Raises ValueError where the sides don't even agree on sizes.
     """
     by_quantity = {output.quantity: output.values for output in expected}
@@ -124,12 +131,18 @@ def compare(expected: Iterable[Output], found: Iterable[Output], tolerances: Map
         if quantity not in by_quantity:
             continue
         pairs = list(zip(by_quantity[quantity], values, strict=True))
-        for theirs, ours in pairs:
-            if theirs.shape != ours.shape:
-                raise ValueError(f"{label} are {tuple(ours.shape)} where {tuple(theirs.shape)} is right")
-        largest = torch.stack([(a.double() - b.double()).abs().max() for a, b in pairs]).max()  # keeps NaN
-        differences.append(Difference(label, float(largest), tolerances[quantity]))
+        for right, value in pairs:
+            if right.shape != value.shape:
+                raise ValueError(f"{label}: {list(value.shape)} items where {list(right.shape)} are right")
+        largest = torch.stack([(right.double() - value.double()).abs().max() for right, value in pairs]).max()
+        scale = max(1.0, rms([right for right, _ in pairs]))
+        differences.append(Difference(label, float(largest), tolerances[quantity] * scale))  # NaN stays NaN
     return differences
+
+
+def rms(values: list[Tensor]) -> float:
+    """Root of the mean square over all items."""
+    return (sum(float(x.double().square().sum()) for x in values) / sum(x.numel() for x in values)) ** 0.5
 
 
 def check(
