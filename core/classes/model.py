@@ -103,7 +103,8 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
         self._optimizer = build_optimizer(groups, {**OmegaConf.to_container(config), **(optim_kwargs or {})})
         self._scheduler = None
         if config.get("sched") is not None:
-            self._scheduler = build_scheduler(self._optimizer, config.sched, max_steps=self.max_steps())
+            steps = {"max_steps": self.max_steps(), "planned_steps": self.planned_steps()}
+            self._scheduler = build_scheduler(self._optimizer, config.sched, **steps)
         return self._optimizer, self._scheduler
 
     def setup_optimizer_param_groups(self) -> list[dict]:
@@ -126,14 +127,15 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
         return [{"params": rest}, *groups] if rest else groups
 
     def max_steps(self) -> int | None:
-        """Optimizer steps of the run: the trainer's, or its epochs times the batches of one; None when unknown."""
+        """Optimizer steps after which the trainer ends the run; None where only its epochs do."""
         trainer = self._trainer
-        if trainer is None:
-            return None
-        if trainer.max_steps >= 0:
-            return trainer.max_steps
-        if trainer.state.fn != "fit":
-            return None
+        return trainer.max_steps if trainer is not None and trainer.max_steps >= 0 else None
+
+    def planned_steps(self) -> int | None:
+        """Optimizer steps of the run, of `max_steps` or of its epochs; None when unknown."""
+        trainer = self._trainer
+        if self.max_steps() is not None or trainer is None or trainer.state.fn != "fit":
+            return self.max_steps()
         steps = trainer.estimated_stepping_batches
         return int(steps) if 0 <= steps < float("inf") else None
 

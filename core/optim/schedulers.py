@@ -25,14 +25,20 @@ def get_scheduler(name: str, path: str = "model.optim.sched") -> type[LRSchedule
 
 
 def build_scheduler(
-    optimizer: Optimizer, config: Mapping, *, max_steps: int | None = None, path: str = "model.optim.sched"
+    optimizer: Optimizer,
+    config: Mapping,
+    *,
+    max_steps: int | None = None,
+    planned_steps: int | None = None,
+    path: str = "model.optim.sched",
 ) -> dict:
     """The schedule that a config describes, as Lightning's dict: scheduler, interval, frequency, monitor.
 
     config: `name` and the scheduler's own arguments, beside it or under `args`. For Lightning: `monitor` (the logged
         metric that ReduceLROnPlateau follows), `interval` ("step" or "epoch") and `frequency`. null and -1 leave
         `max_steps` open.
-    max_steps: optimizer steps of the run, where the trainer knows them; they win over the config's, as in NeMo.
+    max_steps: `trainer.max_steps`, where that is set; it wins over the config's, as in NeMo.
+    planned_steps: what the epochs of the run amount to; they count where the config leaves `max_steps` open.
     Raises ValueError, in one line, for an unknown scheduler or argument, or when max_steps is needed and unknown.
     NeMo 3.0.0 gives up in these cases and trains at a constant rate.
     """
@@ -42,7 +48,7 @@ def build_scheduler(
         raise ValueError(f"{path}.name is missing: name a scheduler, or remove {path} for a constant rate")
     scheduler = get_scheduler(options.pop("name"), path)
     lightning = {key: options.pop(key) for key in FOR_LIGHTNING if key in options}
-    options = with_max_steps(scheduler, options, max_steps, path)
+    options = with_max_steps(scheduler, options, max_steps, planned_steps, path)
     check_arguments(scheduler, {"optimizer": optimizer, **options}, path)
     try:
         schedule = scheduler(optimizer, **options)
@@ -51,11 +57,15 @@ def build_scheduler(
     return for_lightning(schedule, lightning, path)
 
 
-def with_max_steps(scheduler: type[LRScheduler], options: dict, max_steps: int | None, path: str) -> dict:
+def with_max_steps(
+    scheduler: type[LRScheduler], options: dict, max_steps: int | None, planned_steps: int | None, path: str
+) -> dict:
     """`options` with the number of steps that counts, if the scheduler asks for one."""
     if options.get("max_steps", ...) in (None, -1):
         del options["max_steps"]
     written = options.get("max_steps")
+    if max_steps is None and written is None:
+        max_steps = planned_steps
     if max_steps is None or "max_steps" not in inspect.signature(scheduler).parameters:
         return options
     if written is not None and written != max_steps:

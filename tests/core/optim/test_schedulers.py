@@ -49,12 +49,14 @@ def test_the_trainers_steps_win_over_the_configs():
     config = OmegaConf.create({"name": "CosineAnnealing", "max_steps": 50})
     assert build_scheduler(sgd(), config)["scheduler"].max_steps == 50
     assert build_scheduler(sgd(), config, max_steps=70)["scheduler"].max_steps == 70
+    assert build_scheduler(sgd(), config, planned_steps=70)["scheduler"].max_steps == 50
 
 
 @pytest.mark.parametrize("unknown", [None, -1])
 def test_null_and_minus_one_leave_max_steps_open(unknown):
     config = OmegaConf.create({"name": "CosineAnnealing", "max_steps": unknown})
     assert build_scheduler(sgd(), config, max_steps=7)["scheduler"].max_steps == 7
+    assert build_scheduler(sgd(), config, planned_steps=7)["scheduler"].max_steps == 7
     with pytest.raises(ValueError, match=r"^model.optim.sched: max_steps is not known: set trainer.max_steps"):
         build_scheduler(sgd(), config)
 
