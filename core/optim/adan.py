@@ -46,6 +46,8 @@ class Adan(Optimizer):
                 "weight_decay": weight_decay,
                 "max_grad_norm": max_grad_norm,
                 "no_prox": no_prox,
+                "foreach": foreach,  # NeMo looks for both in a checkpoint that goes on there
+                "fused": fused,
             },
         )
 
