@@ -36,6 +36,7 @@ from utils.rejects import Rejects
 from utils.step_seeds import StepSeeds
 
 EMPTY_FRAMES = 128  # of no utterance: enough for any subsampling
+TRAINING_METRICS = ("train_loss", "train_accuracy", "train_scored_share", "train_nothing_masked_share", "learning_rate")
 
 
 @dataclass
@@ -208,6 +209,12 @@ class EncDecMaskedTokenPredModel(ModelPT):
         return ScoredSteps(log_probs, targets, is_scored, masked_prediction_loss(log_probs, targets))
 
     # what is logged
+
+    def metric_names(self) -> set[str]:
+        """Of training and validation: what checkpoints and early stopping may go by, see `utils.preflight`."""
+        evaluated = {"val_loss", "val_accuracy"}
+        prefixes = self._validation_names or [f"val_{i}_" for i in range(len(self.trainer.num_val_batches))]
+        return {*TRAINING_METRICS, *evaluated, *(prefix + name for prefix in prefixes for name in evaluated)}
 
     def training_step(self, batch: AudioNoiseBatch, batch_idx: int = 0) -> Tensor:
         if len(batch) == 0:

@@ -293,3 +293,15 @@ def test_a_config_that_cannot_be_right_is_refused_in_one_line(small_config, chan
     with pytest.raises(ValueError, match=message) as error:
         EncDecDenoiseMaskedTokenPredModel(cfg=small_config(**changes))
     assert "\n" not in str(error.value)
+
+
+def test_the_metrics_that_a_monitor_may_name_are_those_that_are_logged(small_config):
+    model = EncDecDenoiseMaskedTokenPredModel(small_config(), Trainer(accelerator="cpu", logger=False))
+    logged = set()
+    model.log_dict = lambda metrics, **_: logged.update(metrics)
+    model.setup_optimization()
+    model.training_step(noisy_batch())
+    evaluated, _ = model.evaluation_step(noisy_batch())
+    assert model.metric_names() == logged | {f"val_{name}" for name in evaluated}
+    model._validation_names = ("clean_", "other_")
+    assert model.metric_names() >= {"val_loss", "clean_val_loss", "other_val_accuracy"}
