@@ -31,6 +31,7 @@ from models.model_config import as_nemo_reads_it, check_model_config, mask_after
 from models.targets import nemo_model_paths  # importing it registers what configs may name
 from modules.ssl_modules.masking import ConvFeatureMaskingWrapper
 from parts.batch_types import AudioNoiseBatch
+from utils.between_steps import BetweenSteps
 from utils.finite_steps import FiniteSteps
 from utils.rejects import Rejects
 from utils.step_seeds import StepSeeds
@@ -253,7 +254,7 @@ class EncDecMaskedTokenPredModel(ModelPT):
     def configure_callbacks(self) -> list[Callback]:
         """What a run has even without exp_manager, which besides keeps a list of what is left out."""
         present = {type(callback) for callback in self.trainer.callbacks}
-        return [kind() for kind in (Rejects, StepSeeds, FiniteSteps) if kind not in present]
+        return [kind() for kind in (Rejects, StepSeeds, FiniteSteps, BetweenSteps) if kind not in present]
 
     def build_dataloader(self, config: DictConfig, path: str) -> torch.utils.data.DataLoader:
         """The loader of `model.train_ds`, `validation_ds` or `test_ds`; `path` stands in its messages."""

@@ -19,8 +19,8 @@ class StepSeeds(Callback):
     run that goes on with another number of ranks is defined. A `random.Random` that a module holds (`preprocessor.rng`)
     is seeded likewise, from its own seed too.
 
-    The run's seed is torch's initial one of rank zero when training starts (`seed_everything`, or torch's own constant
-    without a `seed`); it stands in the checkpoint, and a resumed run keeps that.
+    The run's seed is torch's initial one of rank zero when training starts: that of `seed_everything`, or without a
+    `seed` a random one of that process; it stands in the checkpoint, and a resumed run keeps it.
     Source: ours. NeMo 3.0.0 seeds all ranks alike and saves no generator, so a resumed run draws anew.
     """
 

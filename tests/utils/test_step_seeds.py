@@ -15,7 +15,7 @@ from utils.step_seeds import StepSeeds, seed_all
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-TORCHS_OWN = 67280421310721  # torch.initial_seed() where nothing was seeded
+OF_THE_PROCESS = 67280421310721  # torch.initial_seed() where nothing was seeded is a random number
 
 
 def draw() -> tuple[float, float, float]:
@@ -66,7 +66,7 @@ def fit(model: Drawing, callbacks: list, checkpoint=None, **options) -> dict[int
 @pytest.mark.parametrize("seed", [None, 7])
 def test_a_resumed_run_draws_what_the_uninterrupted_one_draws(tmp_path, seed, saved_after):
     def start(*callbacks, seeded=seed, **options) -> dict[int, tuple]:
-        torch.manual_seed(TORCHS_OWN)  # a new process
+        torch.manual_seed(OF_THE_PROCESS)
         if seeded is not None:
             seed_everything(seeded, verbose=False)
         return fit(Drawing(stop_at=options.pop("stop_at", None)), [StepSeeds(), *callbacks], **options)
