@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from data.batching import Batching, Buckets, FixedSize, duration_buckets, padding_waste
 from data.samplers import Draw, EpochSampler, Order, ResumableSampler, Standing
 from data.settings import DatasetSettings
+from data.workers import end_at_exit, outlast_signals
 from parts.batch_types import AudioNoiseBatch
 from utils.logging import logger
 
@@ -30,7 +31,10 @@ class ResumableLoader(DataLoader):
 
     def start(self) -> Iterator[AudioNoiseBatch]:
         """Begin to read."""
-        return super().__iter__()
+        batches = super().__iter__()
+        if self.num_workers:
+            end_at_exit(batches)
+        return batches
 
     def count_batch(self) -> None:
         """One more batch is handed out."""
@@ -145,6 +149,7 @@ def resumable_loader(batches: Dataset, sampler: ResumableSampler, settings: Data
         batch_size=None,
         sampler=sampler,
         collate_fn=unchanged,
+        worker_init_fn=outlast_signals,
         num_workers=settings.num_workers,
         persistent_workers=settings.num_workers > 0,
         pin_memory=settings.pin_memory and torch.cuda.is_available(),  # without CUDA torch only warns

@@ -1,18 +1,19 @@
 """Which checkpoints a run keeps, and that an interrupted one leaves nothing behind."""
 
 import re
+import signal
 from contextlib import nullcontext
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from utils.ema import averaged_weights, say_if_dropped
 from utils.files import UNFINISHED
 from utils.logging import logger
 from utils.ranks import from_all_ranks
 from utils.run_model import NO_MODEL, RunModel
+from utils.stop_signals import is_amid_step, requeue, requeue_signal, told_by
 
 LAST = re.compile(r"last(-v\d+)?\.ckpt$")
 
@@ -127,11 +128,16 @@ class Checkpoints(ModelCheckpoint):
         self.model.training_ended(trainer, self.best_model_path)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save where the run stands if a signal ended it, unless that is amid a step (see utils/stop_signals.py)."""
         super().on_exception(trainer, pl_module, exception)
-        stopped = {SIGTERMException: self.save_on_sigterm, KeyboardInterrupt: True}
-        if stopped.get(type(exception), False):
+        told = told_by(exception)
+        if told and (self.save_on_sigterm or told != signal.SIGTERM) and not is_amid_step(trainer):
             self._save_now(trainer)
-            logger.info(f"stopped by {type(exception).__name__}; last checkpoint: {self.last_model_path or 'none'}")
+            if told == requeue_signal(trainer) and trainer.is_global_zero:
+                requeue()
+        if told:
+            name = signal.Signals(told).name
+            logger.info(f"training was stopped by {name}; last checkpoint: {self.last_model_path or 'none'}")
 
     def _save_now(self, trainer: Trainer) -> None:
         if self.save_last and self._last_global_step_saved != trainer.global_step:

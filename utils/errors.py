@@ -16,6 +16,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from utils.logging import rank
 
 SHOW_TRACEBACK = "NEST_SSL_TRACEBACK"
+INTERRUPTED = 130  # exit code of what Ctrl-C ended, as shells have it
 PROJECT = Path(__file__).resolve().parents[1]
 MISTAKES = (ValueError, OSError, ImportError)  # a user's, if raised where options and files are checked
 MISTAKE_NAMES = {"ValueError", "FileNotFoundError", "PermissionError", "ImportError", "ModuleNotFoundError"}
@@ -29,9 +30,16 @@ def one_line_errors(exit_code: int = 1, also: tuple[type[Exception], ...] = ()) 
     """Print a user's error as `error: ...` and exit; NEST_SSL_TRACEBACK=1 in the environment shows all of it.
 
     also: errors that are a user's wherever they are raised, as OSError is in a program that only writes files.
+    Ctrl-C exits with 130 and no traceback; Lightning makes it 1.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            sys.exit(INTERRUPTED)
+        raise
     except Exception as error:
         message = str(error) if isinstance(error, also) else users_mistake(error)
         if message is None or os.environ.get(SHOW_TRACEBACK):

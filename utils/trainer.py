@@ -15,6 +15,7 @@ from utils.checkpoint_io import WholeCheckpoints
 from utils.config_check import nearest, refuse_unknown_keys
 from utils.logging import info_once
 from utils.progress import SpeechProgress
+from utils.stop_signals import StopSignals
 from utils.sync_batchnorm import SyncBatchNormOnCpu
 
 STRATEGIES = {  # `trainer.strategy._target_`: what takes options beyond a name
@@ -52,7 +53,7 @@ def build_trainer(config: DictConfig) -> Trainer:
     if options.get("sync_batchnorm") and not will_use_gpu(options.get("accelerator", "auto")):
         options["sync_batchnorm"] = False
         plugins.append(SyncBatchNormOnCpu())
-    callbacks = [ValidateAtLeastOnce()]
+    callbacks = [ValidateAtLeastOnce(), StopSignals()]
     if options.get("enable_progress_bar", True):
         callbacks.append(SpeechProgress())
     silence_lightning()
