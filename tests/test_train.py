@@ -125,6 +125,29 @@ def test_a_seed_makes_a_run_repeatable():
     assert not torch.equal(first["decoder.decoder_layers.0.weight"], third["decoder.decoder_layers.0.weight"])
 
 
+NEMOS_OWN = (  # all that a run on this machine needs over NeMo's file
+    "model.train_ds.manifest_filepath=train.json",
+    "model.train_ds.noise_manifest=noise.json",
+    "model.validation_ds.manifest_filepath=val.json",
+    "model.train_ds.num_workers=0",
+    "model.validation_ds.num_workers=0",
+)
+
+
+def test_nemos_file_trains_as_it_is(golden):
+    """Its `_target_`s, its devices and strategy, and the keys of exp_manager that change nothing."""
+    tree = json.loads((golden / "nemo_config" / "nest_fast-conformer.json").read_text(encoding="utf-8"))
+    Path("conf").mkdir()
+    OmegaConf.save(OmegaConf.create(tree), "conf/nest_fast-conformer.yaml")
+    small = [setting for setting in TINY if "min_masks" not in setting]
+    done = command("--config-path=conf", "--config-name=nest_fast-conformer", *NEMOS_OWN, *small)
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in run_folder().rglob("*")}
+    assert any(re.fullmatch(r"SSL-NEST-FastConformer--val_loss=\d+\.\d{3}-step=2\.ckpt", name) for name in names), names
+    assert "SSL-NEST-FastConformer.nemo" in names
+    assert "val_check_interval=2500 is more batches than an epoch has (2)" in done.stderr
+
+
 # the commands users know
 
 

@@ -9,18 +9,47 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Timer
 
+from utils.logging import info_once
 from utils.run_length import planned_run
 
 REDUCTIONS: dict[str, Callable] = {"mean": fmean, "sum": sum, "min": min, "max": max}
 
 
 class ValidateAtLeastOnce(Callback):
-    """A run shorter than `trainer.val_check_interval` validates after its last batch, instead of never."""
+    """`trainer.val_check_interval` works for data and runs of any length.
+
+    An interval of more batches than an epoch has counts across epochs, as with `check_val_every_n_epoch: null`: with
+    the 2500 of NeMo's config Lightning refuses a small data set. A run that is shorter validates after its last batch,
+    instead of never.
+    """
+
+    _every_n_epochs: int | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._every_n_epochs = trainer.check_val_every_n_epoch
+        if stage == "fit" and is_count(trainer.val_check_interval):
+            trainer.check_val_every_n_epoch = None  # else Lightning compares before anybody knows the epoch's length
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        interval, epoch_batches = trainer.val_check_interval, trainer.num_training_batches
+        if is_count(interval) and interval <= epoch_batches:
+            trainer.check_val_every_n_epoch = self._every_n_epochs
+        elif is_count(interval) and self._every_n_epochs is not None and sum(trainer.num_val_batches):
+            info_once(
+                f"trainer.val_check_interval={interval} is more batches than an epoch has ({epoch_batches}): "
+                "they are counted across epochs"
+            )
         _, batches = planned_run(trainer)
         if trainer.check_val_every_n_epoch is None and trainer.val_check_batch is not None:
             trainer.val_check_batch = min(trainer.val_check_batch, batches)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        trainer.check_val_every_n_epoch = self._every_n_epochs
+
+
+def is_count(interval: object) -> bool:
+    """Of batches; not a fraction of an epoch, nor a time."""
+    return isinstance(interval, int) and not isinstance(interval, bool)
 
 
 class StepTimer(Callback):

@@ -84,6 +84,10 @@ def test_the_progress_line_is_ours(shown):
         ({"max_epochs": 2, "max_steps": -1, "val_check_interval": 2500}, [8]),
         ({"max_epochs": 2, "max_steps": -1, "val_check_interval": 0.5}, [2, 4, 6, 8]),  # of an epoch
         ({"max_epochs": 2, "max_steps": -1, "val_check_interval": 4, "check_val_every_n_epoch": 2}, [8]),
+        # longer than an epoch of 4 batches, which Lightning refuses: across epochs
+        ({"max_epochs": 3, "max_steps": -1, "val_check_interval": 5, "check_val_every_n_epoch": 1}, [5, 10]),
+        ({"max_steps": 6, "val_check_interval": 2500, "check_val_every_n_epoch": 1}, [6]),
+        ({"max_steps": 7, "val_check_interval": 3, "check_val_every_n_epoch": 1}, [3, 7]),  # within epochs, as ever
     ],
 )
 def test_validation_comes_when_it_should(options, steps):
@@ -91,6 +95,13 @@ def test_validation_comes_when_it_should(options, steps):
     defaults = {"check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "enable_progress_bar": False}
     trainer(**defaults | options).fit(model)
     assert model.validated_at == steps
+
+
+def test_an_interval_longer_than_an_epoch_is_said_and_the_trainer_keeps_its_option(log):
+    built = trainer(max_steps=6, val_check_interval=6, check_val_every_n_epoch=1, num_sanity_val_steps=0)
+    built.fit(TinyModel(batches=4))
+    assert "val_check_interval=6 is more batches than an epoch has (4)" in log.text
+    assert built.check_val_every_n_epoch == 1
 
 
 def test_training_goes_without_validation():
