@@ -78,8 +78,8 @@ def write_onnx(model: nn.Module, path: str | Path, *, with_preprocessor: bool) -
     option, for what can't be exported.
     """
     check_installed()
-    check_dtype(model.encoder)
     exported = (WaveformEncoder if with_preprocessor else FeatureEncoder)(model)
+    check_dtype(exported)
     with exported.as_frozen(), exportable(exported):
         program = export(exported)
     check_sizes_are_free(program.model)
@@ -107,11 +107,11 @@ def check_installed() -> None:
         raise ImportError(f"ONNX files need torch {needed} or newer, this is {torch.__version__}: pip install -U torch")
 
 
-def check_dtype(encoder: nn.Module) -> None:
-    """Raise ValueError unless all weights are float32."""
-    for name, x in encoder.named_parameters():
-        if x.dtype != torch.float32:
-            raise ValueError(f"encoder.{name} is {x.dtype}; ONNX files hold float32: call model.float() first")
+def check_dtype(module: nn.Module) -> None:
+    """Raise ValueError unless all it computes with is float32."""
+    for name, x in (*module.named_parameters(), *module.named_buffers()):
+        if x.is_floating_point() and x.dtype != torch.float32:
+            raise ValueError(f"{name} is {x.dtype}; the ONNX file would hold float32: call model.float() first")
 
 
 def export(module: FeatureEncoder | WaveformEncoder) -> "torch.onnx.ONNXProgram":
@@ -168,12 +168,16 @@ def save(model: "onnxscript.ir.Model", path: Path) -> None:  # noqa: F821
     ir = importlib.import_module("onnxscript").ir
     total = sum(value.const_value.nbytes for value in model.graph.initializers.values())
     weights = path.with_name(f"{path.name}.{uuid4().hex[:8]}.data")
-    with written_whole(path) as unfinished:
-        if total < LARGEST_FILE_BYTES:
-            ir.save(model, unfinished, format="protobuf")
-        else:
-            ir.save(model, unfinished, format="protobuf", external_data=weights.name)
-            flush(weights)
+    try:
+        with written_whole(path) as unfinished:
+            if total < LARGEST_FILE_BYTES:
+                ir.save(model, unfinished, format="protobuf")
+            else:
+                ir.save(model, unfinished, format="protobuf", external_data=weights.name)
+                flush(weights)
+    except BaseException:
+        weights.unlink(missing_ok=True)
+        raise
     for older in path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 8}.data"):
         if older != weights:
             older.unlink()
