@@ -1,8 +1,7 @@
 import csv
 import json
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -129,36 +128,6 @@ def test_options_of_mlflow_reach_it(tmp_path, monkeypatch):
 
 
 # Weights & Biases, which isn't installed where the tests run
-
-
-@pytest.fixture
-def wandb(monkeypatch):
-    """As much of the package as Lightning's logger and ours touch."""
-
-    class Run:
-        id, name, _attach_id = "made-up", "n", "a"
-
-    fake = ModuleType("wandb")
-    fake.started = []
-    fake.run, fake.require = None, lambda name: None
-
-    def init(project=None, name=None, dir=None, id=None, resume=None, mode=None, anonymous=None, tags=None):
-        fake.started.append(id)
-        started = Run()
-        started.id = id or f"made-up-{len(fake.started)}"
-        return started
-
-    fake.init = init
-    parts = {
-        "wandb.sdk": {},
-        "wandb.sdk.lib": {"RunDisabled": type("RunDisabled", (), {})},
-        "wandb.wandb_run": {"Run": Run},
-    }
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    for name, content in parts.items():
-        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**content))
-    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", True)
-    return fake
 
 
 def wandb_run(folder: Path, goes_on: bool, **kwargs) -> str:

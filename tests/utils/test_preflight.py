@@ -1,9 +1,8 @@
 import errno
 import importlib.util
 import shutil
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,24 +62,6 @@ def test_a_logger_without_its_package_is_refused_before_anything_is_made(option,
     with pytest.raises(ValueError, match=rf"exp_manager\.{option}=true needs the package {package}: pip install"):
         exp_manager(new_trainer(), {**QUIET, option: True})
     assert not list(Path.cwd().iterdir())
-
-
-@pytest.fixture
-def wandb(monkeypatch):
-    """The package, without a key; `answers` is what its login says."""
-    fake = ModuleType("wandb")
-    fake.answers, fake.asked = False, []
-    fake.setup = lambda: SimpleNamespace(settings=SimpleNamespace(mode=fake.mode))
-    fake.mode = "online"
-
-    def login(key=None, verify=True, prompt=True):
-        fake.asked.append((verify, prompt))
-        return fake.answers
-
-    fake.login = login
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: "spec")
-    return fake
 
 
 def wandb_options(**given) -> ExpManagerConfig:
