@@ -30,7 +30,10 @@ def exportable(model: nn.Module) -> Iterator[None]:
         for owner, name, stand_in in STAND_INS:
             stack.enter_context(patch.object(owner, name, stand_in))
         for module in model.modules():
-            if isinstance(module, FilterbankFeatures) and module._normalize is normalize_all_features:
+            for kind, name, build in BUILT_STAND_INS:
+                if isinstance(module, kind):
+                    stack.enter_context(patch.object(module, name, build(module)))
+            if getattr(module, "_normalize", None) is normalize_all_features:
                 stack.enter_context(patch.object(module, "_normalize", normalize_all_at_once))
         yield
 
@@ -62,27 +65,31 @@ def pool_over_steps(self: PoolingReduction, x: Tensor, lengths: Tensor) -> tuple
     return F.max_pool2d(x.unsqueeze(1), (self.factor, 1)).squeeze(1), lengths // self.factor
 
 
-def mel_spectrum(self: FilterbankFeatures, x: Tensor) -> Tensor:
+def mel_spectrum(features: FilterbankFeatures) -> Callable[[Tensor], Tensor]:
     """(B, N) -> magnitude ** mag_power (B, n_fft // 2 + 1, T)."""
-    padding = 0 if self.exact_pad else self.n_fft // 2
-    power = power_spectrum(F.pad(x, (padding, padding)), self.window, self.n_fft, self.hop_length)
-    return power.pow(self.mag_power / 2)
+    power = power_spectrum(features.window, features.n_fft, features.hop_length)
+    padding = 0 if features.exact_pad else features.n_fft // 2
+    return lambda x: power(F.pad(x, (padding, padding))).pow(features.mag_power / 2)
 
 
-def cepstrum_power(self: MelCepstrum, x: Tensor) -> Tensor:
+def cepstrum_power(cepstrum: MelCepstrum) -> Callable[[Tensor], Tensor]:
     """(B, N) -> (B, n_fft // 2 + 1, T)."""
-    return power_spectrum(x, self.MelSpectrogram.spectrogram.window, self.n_fft, self.hop_length)
+    return power_spectrum(cepstrum.MelSpectrogram.spectrogram.window, cepstrum.n_fft, cepstrum.hop_length)
 
 
-def power_spectrum(x: Tensor, window: Tensor, n_fft: int, hop: int) -> Tensor:
-    """(B, N) -> (B, n_fft // 2 + 1, T): the STFT as a product with sines and cosines.
+def power_spectrum(window: Tensor, n_fft: int, hop: int) -> Callable[[Tensor], Tensor]:
+    """(B, N) -> (B, n_fft // 2 + 1, T): the STFT as a product with sines and cosines, which become part of the file.
 
     In float64: quiet bands beside loud ones, as in speech that was an MP3 file, are the rounding of a float32 sum,
     and their logarithm shows it.
     """
-    frames = x.double().unfold(1, n_fft, hop)  # (B, T, n_fft)
-    cosines, sines = (frames @ basis for basis in fourier_basis(window, n_fft))
-    return (cosines.square() + sines.square()).transpose(1, 2).to(x.dtype)
+    cosines, sines = fourier_basis(window, n_fft)
+
+    def power(x: Tensor) -> Tensor:
+        frames = x.double().unfold(1, n_fft, hop)  # (B, T, n_fft)
+        return ((frames @ cosines).square() + (frames @ sines).square()).transpose(1, 2).to(x.dtype)
+
+    return power
 
 
 def fourier_basis(window: Tensor, n_fft: int) -> tuple[Tensor, Tensor]:
@@ -108,6 +115,8 @@ STAND_INS: list[tuple[object, str, Callable]] = [
     (ConvSubsampling, "forward", subsample_in_one_piece),
     (ConvFeatureMaskingWrapper, "forward", subsample_without_mask),
     (PoolingReduction, "forward", pool_over_steps),
+]
+BUILT_STAND_INS: list[tuple[type, str, Callable]] = [  # each: module -> what stands in for its method
     (FilterbankFeatures, "_spectrum", mel_spectrum),
     (MelCepstrum, "_power", cepstrum_power),
 ]
