@@ -31,12 +31,11 @@ from core.connectors.save_restore import NOT_A_PART, RUN_KEYS, differences
 from tools.conversion.formats import FORMATS
 from tools.conversion.speech_encoder import build_model
 from utils.checkpoint_file import load_checkpoint
-from utils.ema import averaged_state_dict
+from utils.ema import NEMO_AVERAGE, averaged_state_dict
 from utils.errors import one_line_errors
 from utils.files import written_whole
 
 OUTPUTS = (".nemo", ".ckpt", ".safetensors")
-NEMO_AVERAGE = "-EMA.ckpt"  # NeMo's own moving average of the checkpoint beside it
 LAST = "last.ckpt"  # how the name of a run's last checkpoint ends
 COUNTERS = ".num_batches_tracked"
 TRAINING_ONLY = ("dropout", "dither", "stochastic_depth")  # beginnings of options that evaluation doesn't know

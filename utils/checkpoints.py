@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from utils.ema import averaged_weights, say_if_dropped
+from utils.ema import averaged_weights, check_averages
 from utils.files import UNFINISHED
 from utils.logging import logger
 from utils.ranks import from_all_ranks
@@ -56,7 +56,7 @@ class Checkpoints(ModelCheckpoint):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
         """Before `load_state_dict`: what rank zero finds in the folder is what all ranks take for there."""
-        say_if_dropped(trainer, checkpoint)
+        check_averages(trainer, checkpoint)
         self._last_global_step_saved = checkpoint["global_step"]
         states = checkpoint["callbacks"]
         if self.state_key in states:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -10,10 +11,12 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 from torch.nn import Parameter
 
+from utils.checkpoint_file import load_checkpoint
 from utils.finite_steps import step_was_skipped
 from utils.logging import logger
 
 CPU = torch.device("cpu")
+NEMO_AVERAGE = "-EMA.ckpt"  # how the name of NeMo's second file ends
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -144,6 +147,23 @@ class EMA(Callback):
 
     # checkpoints
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
+        """Before `load_state_dict`: of NeMo's checkpoints the averages are in another file, beside it."""
+        path = Path(str(trainer.ckpt_path).removesuffix(".ckpt") + NEMO_AVERAGE)
+        states = checkpoint.get("callbacks", {})
+        if self.state_key in states or not path.is_file():
+            return
+        file = load_checkpoint(path)
+        (optimizer,) = file["optimizer_states"]
+        trained = [name for name, parameter in pl_module.named_parameters() if parameter.requires_grad]
+        states[self.state_key] = {
+            "decay": optimizer["decay"],
+            "every_n_steps": optimizer["every_n_steps"],
+            "steps": optimizer["current_step"],
+            "weights": {name: file["state_dict"][name] for name in trained},
+        }
+        logger.info("the moving average of the weights goes on from %s", path)
+
     def state_dict(self) -> dict:
         options = {"decay": self.decay, "every_n_steps": self.every_n_steps}
         return {**options, "steps": self._steps, "weights": dict(self._averages)}
@@ -170,8 +190,16 @@ def ema_of(trainer: Trainer) -> EMA | None:
     return next((callback for callback in trainer.callbacks if isinstance(callback, EMA)), None)
 
 
-def say_if_dropped(trainer: Trainer, checkpoint: dict) -> None:
-    """For a run that goes on from a checkpoint with averages and keeps none."""
+def check_averages(trainer: Trainer, checkpoint: dict) -> None:
+    """Say that a run goes on from a checkpoint with averages and keeps none.
+
+    Raises ValueError for NeMo's `*-EMA.ckpt`: it lacks the weights as trained.
+    """
+    if any("ema" in state for state in checkpoint.get("optimizer_states", ())):
+        raise ValueError(
+            f"{trainer.ckpt_path} holds averaged weights only: go on from the checkpoint beside it, without -EMA; "
+            "the averages are then read from this one; or start anew with init_from_ptl_ckpt"
+        )
     if averaged_state_dict(checkpoint) is not None and ema_of(trainer) is None:
         logger.warning("the checkpoint holds a moving average of the weights, which ends here: exp_manager.ema is off")
 
