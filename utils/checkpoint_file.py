@@ -18,7 +18,7 @@ from utils.pickle_check import check_pickle
 from utils.safe_globals import SAFE_GLOBALS, plain
 from utils.zip_check import check_zip
 
-CONFIGS = ("hyper_parameters", "datamodule_hyper_parameters")  # Lightning's names
+CONFIGS = {"hyper_parameters", "datamodule_hyper_parameters"}  # Lightning's names
 
 
 class BadCheckpoint(ValueError):
@@ -41,9 +41,16 @@ def load_checkpoint(
         with only_safe_globals():
             checkpoint = torch.load(file, map_location=map_location, weights_only=True)
         checkpoint = plain(checkpoint)
-        for key in CONFIGS & checkpoint.keys():
-            checkpoint[key] = resolved(checkpoint[key], key)
+        for section in CONFIGS & checkpoint.keys():
+            checkpoint[section] = resolved_configs(checkpoint[section], section)
         return checkpoint
+
+
+def resolved_configs(arguments: object, path: str) -> object:
+    """A model's constructor arguments, of which each is a config of its own."""
+    if not isinstance(arguments, dict):
+        return resolved(arguments, path)
+    return {key: resolved(value, f"{path}.{key}") for key, value in arguments.items()}
 
 
 def verify_checkpoint(source: str | Path | BinaryIO, *, name: str | None = None) -> None:

@@ -8,8 +8,12 @@ import re
 
 REFERENCE = re.compile(r"\$\{([^${}]*)\}")
 OWN_KEYS = re.compile(r"\.*\w[\w-]*(\.\w[\w-]*|\[\w+\])*")
+KEY = re.compile(r"[\w-]+")
 MAX_DEPTH = 100
-MAX_SIZE = 10_000_000  # values and characters; of a config with all of a large vocabulary: 1,000,000
+MAX_SIZE = 1_000_000  # values, and characters that references add; of a config with a large vocabulary: 100,000
+
+
+REFERENCE_SIZE = 20  # what one counts for, by the time it takes
 
 
 def resolved(config: object, path: str = "config") -> object:
@@ -41,6 +45,7 @@ class _Config:
     def text(self, text: str, keys: tuple, depth: int) -> object:
         """A text that is one reference becomes what that is; one with references in it stays a text."""
         names = REFERENCE.findall(text)
+        self.count(REFERENCE_SIZE * len(names))
         if not all(map(OWN_KEYS.fullmatch, names)) or "${" in REFERENCE.sub("", text) or "\\${" in text:
             raise ValueError(
                 f"{self.at(keys)}={text[:80]!r} asks for more than keys of this config, as ${{oc.env:...}} would; "
@@ -63,19 +68,15 @@ class _Config:
     def find(self, name: str, keys: tuple, depth: int) -> tuple[object, tuple]:
         """The node that `name` refers to from `keys`, and where it stands."""
         dots = len(name) - len(name.lstrip("."))
-        missing = ValueError(f"{self.at(keys)} refers to ${{{name}}}, which isn't there")
-        if dots > len(keys):
-            raise missing
-        base = keys[: len(keys) - dots] if dots else ()
         node, at = self.root, ()
-        for key in (*base, *re.findall(r"[\w-]+", name)):
+        for key in (*keys[: len(keys) - dots], *KEY.findall(name)) if dots else KEY.findall(name):
             if isinstance(node, str) and "${" in node:
                 node = self.text(node, at, depth + 1)
-            known = range(len(node)) if isinstance(node, list) else node if isinstance(node, dict) else ()
-            if key not in known:
+            if isinstance(node, list):
                 key = int(key) if str(key).isdecimal() else key
-            if key not in known:
-                raise missing
+            known = range(len(node)) if isinstance(node, list) else node if isinstance(node, dict) else ()
+            if key not in known or dots > len(keys):
+                raise ValueError(f"{self.at(keys)} refers to ${{{name}}}, which isn't there")
             node, at = node[key], (*at, key)
         return node, at
 

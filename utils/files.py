@@ -14,7 +14,7 @@ UNFINISHED = ".unfinished"  # the suffix of a file that is being written
 UNFINISHED_NAME = re.compile(rf".+\.[0-9a-f]{{8}}{re.escape(UNFINISHED)}")
 NAME_CHARACTERS = 100  # of the file's own name in that of the unfinished one: file systems allow 255 bytes
 NO_ROOM = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO")}
-REPLACE_SECONDS = 5.0  # Windows: how long to wait for a program that has the old file open, as a virus scanner may
+REPLACE_SECONDS = 5.0 if os.name == "nt" else 0.0  # Windows: wait for who has the old file open, as a virus scanner may
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def no_room(path: Path, error: OSError) -> OSError:
 
 def replace(source: Path, target: Path) -> None:
     """Rename, at once; on Windows as soon as nobody reads `target`."""
-    deadline = time.monotonic() + (REPLACE_SECONDS if os.name == "nt" else 0.0)
+    deadline = time.monotonic() + REPLACE_SECONDS
     while True:
         try:
             os.replace(source, target)

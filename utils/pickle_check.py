@@ -329,16 +329,15 @@ def weigh(value: object, depth: int = 0, known: dict[int, tuple[int, int]] | Non
     """How many values `value` is made of and how deep it is; ValueError if either is too much, as in a circle."""
     known = {} if known is None else known
     count, height = known.get(id(value), (1, 0))
-    children: tuple | list = ()
-    if id(value) not in known:
-        children = tuple(value.items.values()) if isinstance(value, Filled) else value
-    if isinstance(children, tuple | list):
-        for child in children:
-            child_count, child_height = weigh(child, depth + 1, known)
-            count, height = count + child_count, max(height, child_height + 1)
-        known[id(value)] = count, height
     if depth + height > MAX_DEPTH:
         raise ValueError(f"is nested more than {MAX_DEPTH} levels deep, or contains itself")
+    children = tuple(value.items.values()) if isinstance(value, Filled) else value
+    if not isinstance(children, tuple | list) or id(value) in known:
+        return count, height
+    for child in children:
+        child_count, child_height = weigh(child, depth + 1, known)
+        count, height = count + child_count, max(height, child_height + 1)
     if count > MAX_VALUES:
         raise ValueError(f"has parts that are repeated to more than {MAX_VALUES:,} values")
+    known[id(value)] = count, height
     return count, height

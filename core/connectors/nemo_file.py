@@ -48,7 +48,7 @@ def read_nemo_config(path: str | Path) -> DictConfig:
         if member.size > CONFIG_MAX_BYTES:
             raise ValueError(f"has a {CONFIG} of {member.size:,} bytes, more than {CONFIG_MAX_BYTES:,}")
         content = Window(file, member.start, member.size).read()
-        if member.comment.startswith(CHECKSUM) and member.comment != checksum(content):
+        if member.comment not in ("", checksum(content)):
             raise ValueError(f"is damaged: {CONFIG} isn't as it was written")
         return parse_config(content.decode("utf-8"))
 
