@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from core.connectors.initial_weights import read_weights
+from core.connectors.nemo_file import write_nemo
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel, EncDecMaskedTokenPredModel
 from tools import convert_checkpoint
 from tools.conversion.formats import FORMATS, kind_of
@@ -120,7 +121,7 @@ def test_a_base_of_another_size_is_refused(nemo, small_config, tmp_path, capsys)
     assert "doesn't fit" in refused(capsys, nemo, tmp_path / "x.nemo", "--base", tmp_path / "base.nemo")
 
 
-def test_averaged_weights_are_taken_when_asked_for(model, nemo, tmp_path):
+def test_averaged_weights_are_taken_when_asked_for_and_mentioned_else(model, nemo, tmp_path, log):
     main([nemo, str(tmp_path / "run.ckpt")])
     checkpoint = load_checkpoint(tmp_path / "run.ckpt")
     averages = {name: x + 1 for name, x in model.named_parameters() if x.requires_grad}
@@ -131,11 +132,58 @@ def test_averaged_weights_are_taken_when_asked_for(model, nemo, tmp_path):
         main([str(tmp_path / "run.ckpt"), str(tmp_path / f"{choice}.nemo"), "--weights", choice])
         written = read_weights(tmp_path / f"{choice}.nemo").state_dict
         assert torch.equal(written[name], model.state_dict()[name] + difference)
+        assert ("--weights ema" in log.text) == (choice == "trained")
+        log.clear()
 
 
 def test_averages_that_are_not_there_are_refused(nemo, tmp_path, capsys):
     main([nemo, str(tmp_path / "run.ckpt")])
     assert "no averaged weights" in refused(capsys, tmp_path / "run.ckpt", tmp_path / "x.nemo", "--weights", "ema")
+
+
+def test_of_a_recogniser_the_encoder_is_read_and_the_rest_is_named(model, tmp_path, log):
+    config = {"target": "nemo.collections.asr.models.EncDecCTCModel", "decoder": {"num_classes": 28}}
+    config |= {name: OmegaConf.to_container(model.cfg[name]) for name in ("preprocessor", "encoder")}
+    kept = {name: x for name, x in model.state_dict().items() if name.startswith(("encoder.", "preprocessor."))}
+    state = kept | {"decoder.decoder_layers.0.weight": torch.zeros(29, 16, 1)}
+    write_nemo(tmp_path / "asr.nemo", OmegaConf.create(config), state)
+    main([str(tmp_path / "asr.nemo"), str(tmp_path / "encoder.nemo")])
+    assert "is no NEST model: its decoder left out" in log.text
+    assert same(read_weights(tmp_path / "encoder.nemo").state_dict, kept)
+
+
+# other libraries' formats
+
+
+def test_a_folder_for_transformers_and_back_into_the_model(model, nemo, tmp_path, capsys):
+    pytest.importorskip("transformers")
+    main([nemo, f"{tmp_path}/parakeet-0.1b/"])
+    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= {
+        path.name for path in (tmp_path / "parakeet-0.1b").iterdir()
+    }
+    main([f"{tmp_path}/parakeet-0.1b", str(tmp_path / "back.nemo"), "--base", nemo])
+    assert same(read_weights(tmp_path / "back.nemo").state_dict, model.state_dict())
+    told = capsys.readouterr().out
+    assert told.count("encoder states (eager)") == told.count("encoder states (sdpa)") == 2  # written, then read
+
+
+def test_a_folder_is_replaced_file_by_file(nemo, tmp_path, capsys):
+    pytest.importorskip("transformers")
+    (tmp_path / "parakeet").mkdir()
+    (tmp_path / "parakeet" / "mine.txt").write_text("mine")
+    assert "is there already" in refused(capsys, nemo, tmp_path / "parakeet")
+    main([nemo, str(tmp_path / "parakeet"), "--force"])
+    assert (tmp_path / "parakeet" / "mine.txt").exists() and (tmp_path / "parakeet" / "config.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--with-preprocessor"]])
+def test_an_onnx_file_from_features_or_from_the_waveform(nemo, tmp_path, capsys, options):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    main([nemo, str(tmp_path / "x.onnx"), *options])
+    assert "x.onnx: encoder states: " in capsys.readouterr().out
+    assert [path.name for path in tmp_path.glob("x*")] == ["x.onnx"]
 
 
 # what is checked
@@ -228,5 +276,3 @@ def test_it_runs_as_a_program(nemo, tmp_path):
     command = [sys.executable, str(ROOT / "tools" / "convert_checkpoint.py"), nemo, str(tmp_path / "x.ckpt")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "encoder states: 0.0e+00" in done.stdout
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 1 and len(again.stderr.splitlines()) == 1

@@ -10,14 +10,14 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from core.connectors.initial_weights import Weights, read_weights
-from core.connectors.nemo_config import to_nemo
-from core.connectors.nemo_file import write_nemo
-from core.connectors.save_restore import saved_config
+from core.connectors.save_restore import save_nemo, saved_config
+from models.encoder_file import encoder_config, save_encoder
 from tools.conversion import hugging_face, onnx_file, safetensors_file
 from tools.conversion.self_check import FEATURES, LOG_PROBS, STATES, WEIGHTS, Output, Speech, cut, run_model
 from tools.conversion.speech_encoder import SpeechEncoder, build_model
 from utils.checkpoint_file import load_checkpoint, save_checkpoint
 from utils.ema import averaged_state_dict
+from utils.logging import logger
 
 EXACT = {FEATURES: 0.0, STATES: 0.0, LOG_PROBS: 0.0, WEIGHTS: 0.0}
 FOLDER = "folder"
@@ -50,6 +50,13 @@ def read_file(path: Path) -> nn.Module:
     return build_model(read_weights(path))
 
 
+def read_trained(path: Path) -> nn.Module:
+    """The model of a Lightning checkpoint as trained; averages that it also holds are mentioned."""
+    if averaged_state_dict(load_checkpoint(path)) is not None:
+        logger.info(f"{path} also holds averaged weights (exp_manager.ema): --weights ema takes those")
+    return read_file(path)
+
+
 def read_averaged(path: Path) -> nn.Module:
     """The model of a Lightning checkpoint with the averaged weights of its run in place of those as trained."""
     state_dict = averaged_state_dict(load_checkpoint(path))
@@ -64,7 +71,7 @@ def run_file(path: Path, speech: Speech) -> list[Output]:
 
 def config_of(model: nn.Module) -> dict:
     """The config that goes into a file, as plain data and in NeMo's words."""
-    config = to_nemo(model.cfg, None)[0] if isinstance(model, SpeechEncoder) else saved_config(model)[0]
+    config = encoder_config(model.cfg) if isinstance(model, SpeechEncoder) else saved_config(model)[0]
     return OmegaConf.to_container(config)
 
 
@@ -81,10 +88,7 @@ def write_lightning(model: nn.Module, path: Path) -> None:
 
 
 def write_nemo_file(model: nn.Module, path: Path) -> None:
-    if isinstance(model, SpeechEncoder):
-        write_nemo(path, OmegaConf.create(config_of(model)), model.state_dict())
-    else:
-        model.save_to(path)
+    (save_encoder if isinstance(model, SpeechEncoder) else save_nemo)(model, path)
 
 
 def write_safetensors(model: nn.Module, path: Path) -> None:
@@ -114,7 +118,7 @@ def onnx(title: str, with_preprocessor: bool) -> Format:
 # the table
 
 FORMATS = {  # the end of a name
-    ".ckpt": Format("Lightning checkpoint", write_lightning, run_file, EXACT, read_file),
+    ".ckpt": Format("Lightning checkpoint", write_lightning, run_file, EXACT, read_trained),
     ".nemo": Format("NeMo archive", write_nemo_file, run_file, EXACT, read_file),
     ".safetensors": Format(
         "safetensors with the config in the metadata", write_safetensors, run_file, EXACT, read_file

@@ -113,6 +113,8 @@ def read_folder(folder: Path) -> SpeechEncoder:
 
 
 def read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing, and every Hugging Face folder has it")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # UnicodeDecodeError is one

@@ -1,16 +1,22 @@
 """What every format can hold of a model: its preprocessor and its encoder."""
 
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from core.classes.serialization import from_config_dict
 from core.connectors.initial_weights import Weights, load_matching
 from core.connectors.save_restore import class_for, load_whole
+from models.encoder_file import MASK, WRAPPED, encoder_weights
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel, EncDecMaskedTokenPredModel
+from utils.logging import logger
 
 SECTIONS = ("preprocessor", "encoder")
-WRAPPED, PLAIN = "encoder.pre_encode.pre_encode.", "encoder.pre_encode."  # with mask_position=post_conv, and without
-MASK = "encoder.pre_encode.masking."
+PLAIN = "encoder.pre_encode."  # WRAPPED with mask_position=post_conv
+NO_AUGMENTATION = {  # a section that NeMo's encoder files have
+    "_target_": "nemo.collections.asr.modules.SpectrogramAugmentation",
+    "freq_masks": 0,
+    "time_masks": 0,
+}
 
 
 class SpeechEncoder(nn.Module):
@@ -25,7 +31,9 @@ class SpeechEncoder(nn.Module):
         if missing:
             raise ValueError(f"model.{missing[0]} is missing in the config: it says how the encoder is built")
         sections = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in SECTIONS}
-        self.cfg = OmegaConf.create({"sample_rate": cfg.preprocessor.get("sample_rate", 16000), **sections})
+        self.cfg = OmegaConf.create(
+            {"sample_rate": cfg.preprocessor.get("sample_rate", 16000), "spec_augment": NO_AUGMENTATION, **sections}
+        )
         self.preprocessor = from_config_dict(self.cfg.preprocessor, path="model.preprocessor")
         self.encoder = from_config_dict(self.cfg.encoder, path="model.encoder")
         self.eval()
@@ -39,10 +47,12 @@ def build_model(weights: Weights) -> nn.Module:
     if weights.config is None:
         raise ValueError(f"{weights.source} says nothing of the model's config: convert the file that it came from")
     if not is_whole(weights):
+        left_out = sorted({name.partition(".")[0] for name in weights.state_dict} - {*SECTIONS})
+        if left_out:
+            logger.warning(f"{weights.source} is no NEST model: its {', '.join(left_out)} left out, its encoder read")
         return build_encoder(weights)
-    target = weights.config.get("target")
-    of_target = class_for(EncDecMaskedTokenPredModel, target, weights.source)
-    model = (of_target if target else EncDecDenoiseMaskedTokenPredModel)(cfg=weights.config)  # train.py's, before 0.2
+    target = weights.config.get("target") or EncDecDenoiseMaskedTokenPredModel.nemo_paths[0]  # what train.py trains
+    model = class_for(EncDecMaskedTokenPredModel, target, weights.source)(cfg=weights.config)
     load_whole(model, weights.state_dict, True, weights.source)
     return model.eval()
 
@@ -55,18 +65,9 @@ def is_whole(weights: Weights) -> bool:
 def build_encoder(weights: Weights) -> SpeechEncoder:
     """The encoder of a file that may hold more."""
     model = SpeechEncoder(weights.config)
-    state = model.preprocessor.state_dict(prefix="preprocessor.") | encoder_weights(weights)
+    state = model.preprocessor.state_dict(prefix="preprocessor.") | encoder_weights(weights.state_dict)
     load_whole(model, state, True, weights.source)
     return model
-
-
-def encoder_weights(weights: Weights) -> dict[str, Tensor]:
-    """Weights of preprocessor and encoder, under the names that they have without a mask behind the subsampling."""
-    return {
-        name.replace(WRAPPED, PLAIN): tensor
-        for name, tensor in weights.state_dict.items()
-        if name.startswith(("encoder.", "preprocessor.")) and not name.startswith(MASK)
-    }
 
 
 def encoder_of(model: nn.Module) -> SpeechEncoder:

@@ -19,9 +19,10 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("transformers.models.parakeet")
 
 TOLERANCES = FORMATS[FOLDER].tolerances
+HAS_NO_BIAS = hasattr(transformers.ParakeetEncoderConfig(), "convolution_bias")  # since 5.0
 SIZES = [
     {},
-    {"encoder.xscaling": False, "encoder.use_bias": False, "encoder.conv_kernel_size": 5},  # as xxlarge
+    {"encoder.xscaling": False, "encoder.use_bias": not HAS_NO_BIAS, "encoder.conv_kernel_size": 5},  # as xxlarge
     {"encoder.subsampling_factor": 4, "loss.combine_time_steps": 4, "quantizer.combine_time_steps": 4},
     {"encoder.ff_expansion_factor": 2, "encoder.n_heads": 4, "encoder.subsampling_conv_channels": -1},
     {"preprocessor.features": 128, "encoder.feat_in": 128, "masking.feat_in": 128, "quantizer.feat_in": 128},
@@ -56,7 +57,8 @@ def test_both_attentions_give_our_states_on_a_ragged_batch(nest, tmp_path):
         model, path = nest(**changes), tmp_path / str(number)
         write_folder(model, path)
         speech = make_speech(model, synthesise(16000))
-        labels = [d.label for d in check(model, run_folder(path, speech), TOLERANCES, str(changes), speech)]
+        found = check(model, run_folder(path, speech), TOLERANCES, str(changes), speech)
+        labels = [difference.label.replace(", one by one", "") for difference in found]  # transformers 4.57, 5.0
         assert labels == ["features", "encoder states (eager)", "encoder states (sdpa)"]
 
 
@@ -101,7 +103,7 @@ def test_a_wrong_scale_is_noticed(folder):
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"scale_input": False}))
     speech = make_speech(model, synthesise(16000))
-    with pytest.raises(ValueError, match=r"encoder states \(eager\)"):
+    with pytest.raises(ValueError, match=r"encoder states \(eager"):
         check(model, run_folder(path, speech), TOLERANCES, "folder", speech)
 
 
