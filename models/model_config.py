@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from core.connectors.initial_weights import INIT_FROM
 from data.settings import check_dataset_keys
 from utils.config_check import refuse_unknown_keys
-from utils.logging import warn_once
+from utils.logging import logger, warn_once
 
 SIZES = {"sample_rate", "num_classes", "num_books", "code_dim", "squeeze_single", "mask_position"}
 MODULES = {"preprocessor", "spec_augment", "masking", "quantizer", "encoder", "decoder", "loss"}
@@ -23,6 +23,7 @@ UNUSED_BY_NEST = {
     "feature_penalty": None,
     "loss_list": None,
 }
+UNUSED_MASKS = ("freq_masks", "time_masks", "rect_masks")  # of spec_augment
 KNOWN = SIZES | MODULES | set(DATA) | OPTIMIZATION | set(START) | WRITTEN_BY_NEMO | set(UNUSED_BY_NEST)
 MASK_POSITIONS = ("pre_conv", "post_conv")
 REPEATED = (  # said in two places of a config
@@ -56,7 +57,7 @@ def check_model_config(cfg: DictConfig) -> None:
     for key, neutral in UNUSED_BY_NEST.items():
         if cfg.get(key, neutral) != neutral:
             raise ValueError(f"model.{key}={cfg[key]} has no effect in NEST (NeMo 3.0.0 never reads it): remove it")
-    for key in ("freq_masks", "time_masks", "rect_masks"):
+    for key in UNUSED_MASKS:
         if cfg.spec_augment.get(key, 0):
             raise ValueError(
                 f"model.spec_augment.{key}={cfg.spec_augment[key]} has no effect in NEST "
@@ -70,6 +71,31 @@ def check_model_config(cfg: DictConfig) -> None:
     if position == "post_conv" and not cfg.masking.get("freeze", True) and cfg.masking.get("detach", True):
         warn_once("model.masking.freeze=false has no effect in post_conv mode, unless model.masking.detach=false")
     _check_sizes_agree(cfg)
+
+
+def config_of_file(cfg: DictConfig, source: str) -> DictConfig:
+    """A copy of a file's config without what NeMo doesn't read either, and without data that can't be read here.
+
+    Files of NeMo 2.x and of other people's runs hold keys that a run of ours would refuse, and weights that are as
+    good as any. What is left out is logged.
+    """
+    config = OmegaConf.to_container(cfg)
+    unread = [str(key) for key in config if key not in KNOWN or config[key] != UNUSED_BY_NEST.get(key, config[key])]
+    config = {key: value for key, value in config.items() if key not in unread}
+    masks = config["spec_augment"] if isinstance(config.get("spec_augment"), dict) else {}
+    for key in UNUSED_MASKS:
+        if masks.get(key, 0):
+            masks[key] = 0
+            unread.append(f"spec_augment.{key}")
+    if unread:
+        logger.warning(f"{source}: without effect in NEST, so left out of the config: {', '.join(unread)}")
+    for key, also in DATA.items():
+        try:
+            check_dataset_keys(config.get(key) or {}, f"model.{key}", also)
+        except ValueError as error:
+            logger.warning(f"{source}: {key} can't be read here, so left out of the config: {error}")
+            config[key] = None
+    return OmegaConf.create(config)
 
 
 def _check_sizes_agree(cfg: DictConfig) -> None:

@@ -27,7 +27,7 @@ from core.neural_types import (
 from data.settings import DATA_KEYS
 from data.ssl_dataset import audio_noise_dataloader
 from losses.ssl_losses.mlm import check_steps, masked_prediction_loss
-from models.model_config import as_nemo_reads_it, check_model_config, mask_after_subsampling
+from models.model_config import as_nemo_reads_it, check_model_config, config_of_file, mask_after_subsampling
 from models.targets import nemo_model_paths  # importing it registers what configs may name
 from modules.ssl_modules.masking import ConvFeatureMaskingWrapper
 from parts.batch_types import AudioNoiseBatch
@@ -114,6 +114,11 @@ class EncDecMaskedTokenPredModel(ModelPT):
             self.quantizer.requires_grad_(False)
             if self.pre_encoder is not None and self.mask_processor.detach:
                 self.pre_encoder.requires_grad_(False)
+
+    @classmethod
+    def config_of_file(cls, config: DictConfig, source: str) -> DictConfig:
+        """What a file's config says to this class; see `models.model_config.config_of_file`."""
+        return config_of_file(config, source)
 
     def config_to_save(self) -> DictConfig:
         """The config that goes into a file: what post_conv makes of it by itself NeMo has to be told."""

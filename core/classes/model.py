@@ -184,6 +184,11 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
 
     # files
 
+    @classmethod
+    def config_of_file(cls, config: DictConfig, source: str) -> DictConfig:
+        """The config of a file without what this class wouldn't take, though the weights are good."""
+        return config
+
     def config_to_save(self) -> DictConfig:
         """The config that goes into a file. A model whose config NeMo would read otherwise says it in NeMo's way."""
         return self.cfg

@@ -25,6 +25,9 @@ class Restorable(Protocol):
     cfg: DictConfig
     nemo_paths: tuple[str, ...]
 
+    @classmethod
+    def config_of_file(cls, config: DictConfig, source: str) -> DictConfig: ...
+
     def config_to_save(self) -> DictConfig: ...
 
     def state_dict(self) -> dict[str, Tensor]: ...
@@ -70,7 +73,10 @@ def restore_nemo(
         return config
     if map_location is None:
         map_location = "cuda" if torch.cuda.is_available() else "cpu"
-    return restored(calling, Weights(read_nemo_weights(path), config, str(path)), trainer, strict).to(map_location)
+    weights = Weights(read_nemo_weights(path), config, str(path))
+    if override_config is None:
+        weights = replace(weights, config=checked_config(calling, weights))
+    return restored(calling, weights, trainer, strict).to(map_location)
 
 
 def read_override(override: str | Path | Mapping) -> DictConfig:
@@ -90,9 +96,8 @@ def restore_lightning(
 ) -> Restorable:
     """The model of a Lightning checkpoint; see `ModelPT.load_from_checkpoint`."""
     weights = read_weights(path)
-    if hparams_file is not None:
-        weights = replace(weights, config=from_nemo(OmegaConf.load(hparams_file).cfg))
-    return restored(calling, weights, trainer, strict).to(map_location or "cpu")
+    config = checked_config(calling, weights) if hparams_file is None else from_nemo(OmegaConf.load(hparams_file).cfg)
+    return restored(calling, replace(weights, config=config), trainer, strict).to(map_location or "cpu")
 
 
 def restore_for_run(calling: type[Restorable], cfg: DictConfig, trainer: object) -> Restorable:
@@ -102,9 +107,7 @@ def restore_for_run(calling: type[Restorable], cfg: DictConfig, trainer: object)
     nothing. Where both speak of the architecture and differ, the file decides, and a warning says so.
     """
     weights = read_weights(cfg.model.restore_from)
-    if weights.config is None:
-        raise ValueError(f"model.restore_from={weights.source} has no config: use init_from_ptl_ckpt for its weights")
-    theirs = OmegaConf.to_container(weights.config, resolve=True)
+    theirs = OmegaConf.to_container(checked_config(calling, weights), resolve=True)
     run = OmegaConf.create(OmegaConf.to_container(cfg))
     of_run = {key: run.model[key] for key in RUN_KEYS if key in run.model}
     of_file = {key: value for key, value in theirs.items() if key not in RUN_KEYS}
@@ -133,12 +136,17 @@ def differences(first: Mapping, second: Mapping, path: str = "model.") -> Iterat
             yield f"{path}{key}={as_yaml(other)}, not {as_yaml(value)}"
 
 
+def checked_config(calling: type[Restorable], weights: Weights) -> DictConfig:
+    """The config of a file, as far as its class takes it."""
+    config, source = weights.config, weights.source
+    if config is None:
+        raise ValueError(f"{source} has no config of a model: init_from_* loads its weights alone")
+    return class_for(calling, config.get("target"), source).config_of_file(config, source)
+
+
 def restored(calling: type[Restorable], weights: Weights, trainer: object, strict: bool) -> Restorable:
     """The model of a config, with weights."""
-    config = weights.config
-    if config is None:
-        raise ValueError(f"{weights.source} has no config of a model: give a yaml with a cfg section as hparams_file")
-    model = class_for(calling, config.get("target"), weights.source)(cfg=config, trainer=trainer)
+    model = class_for(calling, weights.config.get("target"), weights.source)(cfg=weights.config, trainer=trainer)
     load_whole(model, weights.state_dict, strict, weights.source)
     logger.info(f"{type(model).__name__} restored from {weights.source}")
     return model

@@ -1,6 +1,6 @@
-"""Files between NeMo 3.0.0 and here: each opens what the other wrote, and computes the same.
+"""Files between NeMo and here: each opens what the other wrote, and computes the same.
 
-Runs where NeMo 3.0.0 can be imported (`pytest -m nemo tests/parity/test_nemo_file_against_nemo.py` there).
+Runs where NeMo can be imported, 3.0.0 or 2.6.0 (`pytest -m nemo tests/parity/test_nemo_file_against_nemo.py` there).
 """
 
 import importlib

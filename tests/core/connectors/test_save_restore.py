@@ -1,15 +1,21 @@
 """Files of models: which class they become, what the config of a file says, what a run takes from them."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from core.classes import ModelPT
-from core.connectors.nemo_file import read_nemo_config
+from core.classes.serialization import from_config_dict
+from core.connectors.nemo_config import from_nemo, to_nemo
+from core.connectors.nemo_file import read_nemo_config, write_nemo
 from core.connectors.save_restore import class_for, restore_for_run
+from models.model_config import check_model_config
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel, EncDecMaskedTokenPredModel
 
 NEMO = "nemo.collections.asr.models"
+CONFIGS = Path(__file__).resolve().parents[3] / "config"
 
 
 class Finetuned(EncDecDenoiseMaskedTokenPredModel):
@@ -125,6 +131,75 @@ def test_what_cannot_be_restored_is_refused_in_one_line(options, error, said):
         ModelPT.restore_from(**options)
 
 
+def test_a_file_may_say_what_a_config_of_ours_may_not(model, tmp_path, log):
+    """As those of NeMo 2.x and of other people's data do; NeMo reads none of it."""
+    model.save_to(tmp_path / "x.nemo")
+    config = read_nemo_config(tmp_path / "x.nemo")
+    config.labels, config.feature_penalty, config.nemo_version = ["a"], 0.1, "2.6.0"
+    config.spec_augment.freq_masks = 2
+    config.train_ds = {"manifest_filepath": "???", "parser": "en", "tokenizer": {"dir": "x"}}
+    write_nemo(tmp_path / "x.nemo", config, model.state_dict())
+    again = ModelPT.restore_from(tmp_path / "x.nemo", map_location="cpu")
+    assert_same(model, again)
+    assert "left out of the config: labels, feature_penalty, spec_augment.freq_masks" in log.text
+    assert "train_ds can't be read here, so left out of the config: model.train_ds." in log.text
+    assert again.cfg.train_ds is None and again.cfg.validation_ds.batch_size == 8
+
+
+@pytest.mark.parametrize("key", ["masking", "encoder"])
+def test_an_option_that_changes_a_module_and_is_unknown_is_refused(key, model, tmp_path):
+    model.save_to(tmp_path / "x.nemo")
+    config = read_nemo_config(tmp_path / "x.nemo")
+    config[key].depth = 3
+    write_nemo(tmp_path / "x.nemo", config, model.state_dict())
+    with pytest.raises(ValueError, match=rf"^model\.{key}\.depth is not an option of"):
+        ModelPT.restore_from(tmp_path / "x.nemo")
+
+
+@pytest.mark.parametrize(
+    "content", [{"own_options": 3}, {"own_options": {"x": {"y": 1}}}, {"encoder": 3}, {"target": 3}]
+)
+def test_a_config_that_is_no_models_is_refused_in_one_line(content, model, tmp_path):
+    model.save_to(tmp_path / "x.nemo")
+    config = read_nemo_config(tmp_path / "x.nemo")
+    for key, value in content.items():
+        config[key] = value
+    write_nemo(tmp_path / "x.nemo", config, model.state_dict())
+    with pytest.raises(ValueError) as told:
+        ModelPT.restore_from(tmp_path / "x.nemo")
+    assert next(iter(content)) in str(told.value) or "holds a 3" in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+SIZES = ["small", "medium", "large", "xlarge", "xxlarge"]
+
+
+def config_of_size(size: str) -> DictConfig:
+    files = (CONFIGS / "nest_fast-conformer.yaml", CONFIGS / "model_size" / f"{size}.yaml")
+    cfg = OmegaConf.merge(*map(OmegaConf.load, files))
+    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)).model
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_size_survives_the_config_of_a_file(size):
+    """The encoder is built without memory for its weights."""
+    cfg = config_of_size(size)
+    again = from_nemo(to_nemo(cfg, "x")[0])
+    check_model_config(again)
+    with torch.device("meta"):
+        first, second = (from_config_dict(config.encoder).state_dict() for config in (cfg, again))
+    assert {name: (t.shape, t.dtype) for name, t in first.items()} == {n: (t.shape, t.dtype) for n, t in second.items()}
+    assert {key: again[key] for key in cfg if key != "masking"} == {key: cfg[key] for key in cfg if key != "masking"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES[:3])
+def test_models_of_these_sizes_come_back_from_their_files(size, tmp_path):
+    model = EncDecDenoiseMaskedTokenPredModel(config_of_size(size))
+    model.save_to(tmp_path / "x.nemo")
+    assert_same(model, ModelPT.restore_from(tmp_path / "x.nemo", map_location="cpu"))
+
+
 def test_a_post_conv_model_says_to_nemo_what_it_quantizes(small_config, tmp_path):
     model = EncDecMaskedTokenPredModel(small_config(mask_position="post_conv"))
     model.save_to(tmp_path / "x.nemo")
@@ -148,7 +223,7 @@ def test_a_lightning_checkpoint_becomes_a_model(model, tmp_path):
     torch.save({"state_dict": model.state_dict(), "hyper_parameters": {"cfg": cfg}}, tmp_path / "x.ckpt")
     assert_same(model, EncDecDenoiseMaskedTokenPredModel.load_from_checkpoint(tmp_path / "x.ckpt", "cpu"))
     torch.save(model.state_dict(), tmp_path / "bare.ckpt")
-    with pytest.raises(ValueError, match=r"bare\.ckpt has no config of a model: .*hparams_file"):
+    with pytest.raises(ValueError, match=r"bare\.ckpt has no config of a model: init_from_"):
         EncDecDenoiseMaskedTokenPredModel.load_from_checkpoint(tmp_path / "bare.ckpt")
     OmegaConf.save(OmegaConf.create({"cfg": cfg}), tmp_path / "hparams.yaml")
     again = EncDecDenoiseMaskedTokenPredModel.load_from_checkpoint(
