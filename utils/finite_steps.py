@@ -83,7 +83,7 @@ class FiniteSteps(Callback):
     A checkpoint of weights that aren't finite (a rate so high that one step overflows) is refused: ValueError.
     LBFGS, which takes several looks per step, leaves out the rest of its step.
 
-    Cost: a norm of the gradients and a wait for the device per step, on several ranks a sum of three numbers.
+    Cost: a norm of the gradients and a wait for the device per step, on several ranks a maximum of three numbers.
     Logs METRIC, the number since the start of training, which checkpoints keep. Source: ours; NeMo 3.0.0 goes on
     with weights that are no numbers.
     """
