@@ -351,7 +351,7 @@ def test_weights_that_overflow_are_not_saved(tmp_path):
 
 def test_the_count_goes_on_from_a_checkpoint(tmp_path):
     fit_with_checkpoints(Model([NAN] * 6), FiniteSteps(), tmp_path, max_steps=3)
-    trainer = new_trainer(FiniteSteps(max_in_a_row=6))
+    trainer = new_trainer(FiniteSteps(max_in_a_row=6), max_steps=6)
     trainer.fit(Model([NAN] * 6), ckpt_path=tmp_path / "step=3.ckpt")
     assert trainer.callback_metrics["train_skipped_steps"] == 6
     with pytest.raises(ValueError, match="4 steps in a row"):
