@@ -111,21 +111,27 @@ def parse_config(text: str) -> DictConfig:
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(f"has a {CONFIG} that can't be read: {str(error).splitlines()[0]}") from None
     config = resolved(config, CONFIG)
-    config = config.get("model", config) if isinstance(config, dict) else config
+    config = config.get("model", config)
     if not isinstance(config, dict):
         raise ValueError(f"has a {CONFIG} that is no mapping of options")
     return OmegaConf.create(config)
 
 
 def refuse_more_than_data(text: str) -> None:
-    """Raise ValueError for tags, which can name code, for anchors, which can blow up, and for endless nesting."""
-    depth = 0
+    """Raise ValueError for tags, which can name code, for anchors, which can blow up, and for endless nesting.
+
+    And for a text that is no mapping: omegaconf makes one of it.
+    """
+    depth, is_mapping = 0, False
     for event in yaml.parse(text, Loader=SAFE_LOADER):
         line = event.start_mark.line + 1
         if getattr(event, "tag", None) is not None:
             raise ValueError(f"has a tag in its {CONFIG}, line {line}: {event.tag!r:.80}; it may hold plain data only")
         if getattr(event, "anchor", None) is not None:
             raise ValueError(f"has an anchor or alias in its {CONFIG}, line {line}; it may hold plain data only")
+        is_mapping |= depth == 0 and isinstance(event, yaml.MappingStartEvent)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > CONFIG_MAX_DEPTH:
             raise ValueError(f"has a {CONFIG} nested more than {CONFIG_MAX_DEPTH} levels deep")
+    if not is_mapping:
+        raise ValueError(f"has a {CONFIG} that is no mapping of options")

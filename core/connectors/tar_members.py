@@ -81,13 +81,13 @@ def opened_tar(path: Path) -> Iterator[BinaryIO]:
     Raises ValueError for a .gz that is damaged or grows too much.
     """
     with open(path, "rb") as file:
-        if file.read(2) != b"\x1f\x8b":
+        is_compressed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        if not is_compressed:
             yield file
             return
-        limit = max(FREE_GROWTH, MAX_GROWTH * path.stat().st_size)
-        file.seek(0)
         with tempfile.TemporaryFile() as unpacked:
-            unpack(file, unpacked, limit)
+            unpack(file, unpacked, limit=max(FREE_GROWTH, MAX_GROWTH * path.stat().st_size))
             yield unpacked
 
 
@@ -98,6 +98,7 @@ def unpack(file: BinaryIO, unpacked: BinaryIO, limit: int) -> None:
                 if unpacked.tell() + len(chunk) > limit:
                     raise ValueError(f"unpacks to more than {limit:,} bytes, which no weights do")
                 unpacked.write(chunk)
+            unpacked.seek(0)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(f"is cut off or damaged: {error}") from None
 
