@@ -35,6 +35,7 @@ class Checkpoints(ModelCheckpoint):
     save_on_sigterm = False
     written: frozenset[str] = frozenset()
     model: RunModel = NO_MODEL
+    _defer_save_until_validation = False  # Lightning's, from 2.6 on
 
     @property
     def state_key(self) -> str:
@@ -105,6 +106,20 @@ class Checkpoints(ModelCheckpoint):
                 self._remove_checkpoint(trainer, path)
 
     # files
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
+        """Save the last one when it is due by steps or time, also where Lightning 2.6 waits for a validation.
+
+        It does while the monitor has no value, and at the end of an epoch; the next validation may be hours away.
+        """
+        waited, self._defer_save_until_validation = self._defer_save_until_validation, False
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        waits, self._defer_save_until_validation = self._defer_save_until_validation, False
+        if waits and self.save_last:
+            saved_at = self._last_global_step_saved
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+            self._last_global_step_saved = saved_at  # else a validation after this very batch would save no best one
+        self._defer_save_until_validation = waited or waits
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         self.written |= {filepath}

@@ -30,7 +30,7 @@ class RunModel:
                 "would be known"
             )
         if best_only and not (at_checkpoints or at_end):
-            warn_once(
+            logger.warning(
                 "exp_manager.checkpoint_callback_params.save_best_model=true has no effect without always_save_nemo or "
                 "save_nemo_on_train_end"
             )

@@ -126,8 +126,11 @@ def test_a_run_without_a_best_checkpoint_writes_its_last_weights(tmp_path, log):
 
 
 def test_a_model_that_has_no_such_file_writes_none(tmp_path, log):
-    run(tmp_path, model=TinyModel())
-    assert not (tmp_path / "exp.nemo").exists() and "TinyModel has no save_to" in log.text
+    class Nameless(TinyModel):
+        pass
+
+    run(tmp_path, model=Nameless())
+    assert not (tmp_path / "exp.nemo").exists() and "Nameless has no save_to" in log.text
 
 
 def test_an_option_without_effect_is_said(log):
