@@ -3,8 +3,8 @@
     [header name padding content CRC] of each record, [entry] of each record, end of the archive
 
 Zip itself leaves room between and after these parts, has two copies of most numbers and fields that nobody reads; there
-a damaged file would pass for a whole one. Formats: PKWARE APPNOTE 6.3.9; what torch puts into them: miniz and
-caffe2/serialize/inline_container.cc, the same from torch 1.6 to 2.13.
+a damaged file would pass for a whole one. Formats: PKWARE APPNOTE 6.3.9; what torch makes of them: its writer,
+caffe2/serialize/inline_container.cc, and its miniz, in which 2.1.0 and 3.0 (torch 2.13) write alike.
 """
 
 import os
