@@ -9,7 +9,7 @@ command line. An error of the user's is one line; NEST_SSL_TRACEBACK=1 in the en
 from lightning.pytorch import Trainer, seed_everything
 from omegaconf import DictConfig
 
-from core.connectors.initial_weights import INIT_KEYS
+from core.connectors.initial_weights import INIT_KEYS, initial_parts
 from core.connectors.save_restore import restore_for_run
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel
 from utils.config_check import refuse_unknown_keys
@@ -25,6 +25,7 @@ def main(cfg: DictConfig) -> None:
     refuse_unknown_keys(cfg, SECTIONS + INIT_KEYS, "")
     if cfg.get("seed") is not None:
         seed_everything(cfg.seed, workers=True)
+    initial_parts(cfg)  # a wrong path is said before the run has a folder
     trainer = build_trainer(cfg.trainer)
     model = build_model(cfg, trainer)
     has_validation = model.names_data(cfg.model.get("validation_ds"))

@@ -222,7 +222,7 @@ def test_a_run_that_goes_on_reads_no_initial_weights(log):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("model.restore_from=checkpoint.nemo", "checkpoint.nemo doesn't exist"),
+        ("model.restore_from=checkpoint.nemo", "model.restore_from=checkpoint.nemo doesn't exist"),
         ("init_from_nemo_model=checkpoint.nemo", "init_from_nemo_model=checkpoint.nemo is no file here"),
         ("+init_from_pretrained_model=ssl_en_nest_large_v1.0", "is no file here: download the model"),
         ("init_from_ptl_ckpt=checkpoint.ckpt", "init_from_ptl_ckpt=checkpoint.ckpt is no file here"),

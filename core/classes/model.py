@@ -14,7 +14,7 @@ from core.classes.dataloaders import Dataloaders
 from core.classes.metrics import WeightedMeans
 from core.classes.module import NeuralModule
 from core.connectors.initial_weights import start_from
-from core.connectors.save_restore import restore_lightning, restore_nemo, save_nemo, saved_config
+from core.connectors.save_restore import compare_optimizers, restore_lightning, restore_nemo, save_nemo, saved_config
 from core.optim import build_optimizer, build_scheduler
 from utils.logging import logger
 from utils.resume import align_progress
@@ -79,6 +79,8 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
                     f"the checkpoint is of another model: {name} is {there} there and {here} here; to start anew, give "
                     "the run another folder (exp_manager.name) or set exp_manager.resume_if_exists=false"
                 )
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            compare_optimizers(checkpoint, self.cfg)
         if self._train_dl is not None and self._trainer is not None and self._trainer.state.fn == "fit":
             align_progress(checkpoint, self._train_dl)
 

@@ -107,8 +107,10 @@ def read_lightning(path: Path) -> Weights:
     state_dict = checkpoint.get("state_dict", checkpoint)
     if not is_state_dict(state_dict):
         raise ValueError(f"{path} holds no weights: neither a Lightning checkpoint nor a state dict")
-    options = checkpoint.get("hyper_parameters")
-    return Weights(dict(state_dict), read_config(options.get("cfg"), path) if options else None, str(path))
+    options = checkpoint.get("hyper_parameters") or {}
+    if not isinstance(options, Mapping):
+        raise ValueError(f"{path} has hyper_parameters that are no mapping of options")
+    return Weights(dict(state_dict), read_config(options.get("cfg"), path), str(path))
 
 
 def is_state_dict(content: object) -> bool:

@@ -1,6 +1,7 @@
 """Models to files and back: `.nemo` archives and Lightning checkpoints, ours and NeMo's."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -106,6 +107,8 @@ def restore_for_run(calling: type[Restorable], cfg: DictConfig, trainer: object)
     Its architecture is the file's; data and optimizer are the run's, and so are options of ours of which the file says
     nothing. Where both speak of the architecture and differ, the file decides, and a warning says so.
     """
+    if not Path(cfg.model.restore_from).expanduser().is_file():
+        raise FileNotFoundError(f"model.restore_from={cfg.model.restore_from} doesn't exist, or is no file")
     weights = read_weights(cfg.model.restore_from)
     theirs = OmegaConf.to_container(checked_config(calling, weights), resolve=True)
     run = OmegaConf.create(OmegaConf.to_container(cfg))
@@ -126,6 +129,26 @@ def restore_for_run(calling: type[Restorable], cfg: DictConfig, trainer: object)
     return restored(calling, replace(weights, config=config), trainer, strict=True)
 
 
+def compare_optimizers(checkpoint: Mapping, cfg: DictConfig) -> None:
+    """What the run of a checkpoint and the run that goes on from it say of the optimizer: the checkpoint's is restored.
+
+    Raises ValueError, in one line, for another optimizer, whose state can't be taken over.
+    """
+    options = checkpoint.get("hyper_parameters")
+    there = options.get("cfg") if isinstance(options, Mapping) else None
+    there = there.get("optim") if isinstance(there, Mapping) else None
+    if not isinstance(there, Mapping) or cfg.get("optim") is None:
+        return
+    here = OmegaConf.to_container(cfg.optim)
+    if str(there.get("name")).lower() != str(here.get("name")).lower():
+        raise ValueError(
+            f"model.optim.name={here.get('name')}, and the checkpoint is of a run with {there.get('name')}: give the "
+            "run another folder (exp_manager.name) and start from its weights, init_from_ptl_ckpt=<the checkpoint>"
+        )
+    if other := [text for text in differences(here, there, "model.optim.") if ".max_steps" not in text]:
+        logger.warning(f"the checkpoint's optimizer goes on: {some(other)}; init_from_ptl_ckpt takes only its weights")
+
+
 def differences(first: Mapping, second: Mapping, path: str = "model.") -> Iterator[str]:
     """What `second` says otherwise than `first`, or doesn't say: 'model.encoder.d_model=48, not 512'."""
     for key, value in first.items():
@@ -141,12 +164,24 @@ def checked_config(calling: type[Restorable], weights: Weights) -> DictConfig:
     config, source = weights.config, weights.source
     if config is None:
         raise ValueError(f"{source} has no config of a model: init_from_* loads its weights alone")
-    return class_for(calling, config.get("target"), source).config_of_file(config, source)
+    with config_errors(source):
+        return class_for(calling, config.get("target"), source).config_of_file(config, source)
+
+
+@contextmanager
+def config_errors(source: str) -> Iterator[None]:
+    """A value of a kind that no config of a user's has, in that of a file, is one line too."""
+    try:
+        yield
+    except (TypeError, AttributeError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{source}: its config can't be a model's: {type(error).__name__}: {reason}") from error
 
 
 def restored(calling: type[Restorable], weights: Weights, trainer: object, strict: bool) -> Restorable:
     """The model of a config, with weights."""
-    model = class_for(calling, weights.config.get("target"), weights.source)(cfg=weights.config, trainer=trainer)
+    with config_errors(weights.source):
+        model = class_for(calling, weights.config.get("target"), weights.source)(cfg=weights.config, trainer=trainer)
     load_whole(model, weights.state_dict, strict, weights.source)
     logger.info(f"{type(model).__name__} restored from {weights.source}")
     return model

@@ -260,3 +260,23 @@ def test_a_lightning_checkpoint_holds_the_config_as_plain_data(tmp_path):
     again = Line.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
     assert {**again.cfg} == {**model.cfg, "target": f"{Line.__module__}.Line", "nemo_version": "3.0.0"}
+
+
+def test_a_resumed_run_keeps_its_optimizer_and_says_what_it_overrules(tmp_path, log):
+    first = trainer(max_steps=1)
+    first.fit(Line(config()))
+    first.save_checkpoint(tmp_path / "x.ckpt")
+    faster = {"name": "adamw", "lr": 0.2, "betas": [0.9, 0.98], "sched": NOAM}
+    trainer(max_steps=2).fit(Line(config(optim=faster)), ckpt_path=tmp_path / "x.ckpt")
+    assert "the checkpoint's optimizer goes on: model.optim.lr=0.1, not 0.2;" in log.text
+    other = Line(config(optim={"name": "sgd", "lr": 0.1}))
+    with pytest.raises(ValueError, match=r"^model\.optim\.name=sgd, and the checkpoint is of a run with adamw: "):
+        trainer(max_steps=2).fit(other, ckpt_path=tmp_path / "x.ckpt")
+
+
+def test_a_resumed_run_with_the_same_optimizer_says_nothing_of_it(tmp_path, log):
+    first = trainer(max_steps=1)
+    first.fit(Line(config()))
+    first.save_checkpoint(tmp_path / "x.ckpt")
+    trainer(max_steps=2).fit(Line(config()), ckpt_path=tmp_path / "x.ckpt")
+    assert "optimizer goes on" not in log.text

@@ -133,6 +133,14 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path):
         read_weights(tmp_path / "x.ckpt")
 
 
+@pytest.mark.parametrize("options", [3, [1], {"cfg": 3}, {"cfg": "${oc.env:HOME}"}])
+def test_a_checkpoint_with_options_that_are_none_is_refused_in_one_line(options, tmp_path):
+    torch.save({"state_dict": dict(Two().state_dict()), "hyper_parameters": options}, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match=r"x\.ckpt") as raised:
+        read_weights(tmp_path / "x.ckpt")
+    assert "\n" not in str(raised.value)
+
+
 # what a config asks for
 
 
