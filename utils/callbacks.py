@@ -6,7 +6,7 @@ from collections.abc import Callable
 from statistics import fmean
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer, callbacks
 from lightning.pytorch.callbacks import Callback, Timer
 
 from utils.logging import info_once
@@ -105,6 +105,13 @@ class StepTimer(Callback):
 
     def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         self._stop("test_step", pl_module)
+
+
+class EarlyStopping(callbacks.EarlyStopping):
+    """Lightning's EarlyStopping, but a run that goes on has the patience of its config, not of its checkpoint."""
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict | {"patience": self.patience})
 
 
 class RunTimer(Timer):

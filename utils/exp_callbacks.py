@@ -6,10 +6,10 @@ from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from utils.callbacks import RunTimer, StepTimer
+from utils.callbacks import EarlyStopping, RunTimer, StepTimer
 from utils.checkpoints import Checkpoints
 from utils.config_check import refuse_unknown_keys
 from utils.data_report import DataReport

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.callbacks import EarlyStopping
 
 from utils.ema import EMA
 from utils.exp_callbacks import build_callbacks, build_checkpoints
@@ -50,3 +51,12 @@ def test_an_average_is_kept_as_told_and_stands_before_what_saves(tmp_path):
     assert {"enable": True} | {key: getattr(built, key) for key in ema if key != "enable"} == ema
     assert kinds.index("EMA") < kinds.index("Checkpoints")
     assert not any(isinstance(callback, EMA) for callback in build_callbacks(read_exp_config({}), tmp_path))
+
+
+def test_patience_is_that_of_the_config_when_a_run_goes_on(tmp_path):
+    options = {"create_early_stopping_callback": True, "early_stopping_callback_params": {"patience": 20}}
+    (stopping,) = (one for one in build_callbacks(read_exp_config(options), tmp_path) if isinstance(one, EarlyStopping))
+    state = stopping.state_dict() | {"wait_count": 2, "patience": 3}
+    stopping.load_state_dict(state)
+    assert (stopping.patience, stopping.wait_count) == (20, 2)
+    assert stopping.state_key == EarlyStopping("val_loss", mode="min").state_key
