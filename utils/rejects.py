@@ -3,14 +3,15 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from utils.loaders import from_loaders, num_samples
-from utils.logging import logger
+from utils.logging import is_rank_zero, logger
 from utils.ranks import from_all_ranks
-from utils.rejects_list import MAX_TRIALS, MIXED_IN, Rejected, RejectsList, describe, ends_the_search
+from utils.rejects_list import MAX_TRIALS, MIXED_IN, Rejected, RejectsList, describe, ends_the_search, entry_of
 
 SECTIONS = {"val": "model.validation_ds", "test": "model.test_ds"}
 ENOUGH_TURNS = 200  # before a share is judged inside an epoch
@@ -43,6 +44,19 @@ class Tally:
             self.searches_in_vain + other.searches_in_vain,
             other.first | self.first,
         )
+
+    def state_dict(self) -> dict:
+        """Plain data, for a checkpoint."""
+        counts = {"turns": self.turns, "used": self.used}
+        counts |= {"reasons": dict(self.reasons), "searches_in_vain": dict(self.searches_in_vain)}
+        first = {why: entry_of(bad) | {"is_last_trial": ends_the_search(bad)} for why, bad in self.first.items()}
+        return counts | {"first": first}
+
+    @classmethod
+    def from_state(cls, state: dict) -> "Tally":
+        reasons, searches = Counter(state["reasons"]), Counter(state["searches_in_vain"])
+        first = {why: SimpleNamespace(**bad) for why, bad in state["first"].items()}
+        return cls(state["turns"], state["used"], reasons, searches, first)
 
     @property
     def samples(self) -> Counter[str]:
@@ -89,7 +103,8 @@ class Rejects(Callback):
     then by the samples, once ENOUGH_TURNS were drawn or an epoch ends. It stops too where an epoch had nothing to
     train on. What is mixed into samples (MIXED_IN), and lines that name it, is listed, and doesn't count, as another
     file takes its place; but where there mostly was no other (see `Tally.found_nothing`), training stops, too.
-    Logs `train_rejected_samples` and `val_rejected_samples`, summed over ranks; those of training since its start.
+    Logs `train_rejected_samples` and `val_rejected_samples`, summed over ranks; those of training since its start,
+    which its checkpoints keep.
     Source: ours; NeMo 3.0.0 stops at the first file that it can't read.
     """
 
@@ -100,6 +115,18 @@ class Rejects(Callback):
         self._lines: Counter[str] = Counter()  # reasons of manifest lines that can't be used
         self._max_share = 1.0
         self._has_said_all = True
+        self._goes_on = False
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
+        """Keep the counts of training, summed over ranks: unlike `state_dict`, Lightning calls this on all of them."""
+        trained, epoch = on_all_ranks(self._trained).state_dict(), on_all_ranks(self._epoch).state_dict()
+        checkpoint["callbacks"][self.state_key] = {"trained": trained, "epoch": epoch, "batches": self._batches}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Training goes on counting; the first rank has the sum, whatever the number of ranks was."""
+        if is_rank_zero():
+            self._trained, self._epoch = (Tally.from_state(state_dict[name]) for name in ("trained", "epoch"))
+        self._batches, self._goes_on = state_dict["batches"], True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._list.open(trainer.global_rank, trainer.strategy.broadcast(self._list.folder))
@@ -107,8 +134,9 @@ class Rejects(Callback):
     # training
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._trained, self._epoch, self._batches = Tally(), Tally(), 0
-        self._has_said_all = False
+        if not self._goes_on:
+            self._trained, self._epoch, self._batches = Tally(), Tally(), 0
+        self._has_said_all, self._goes_on = False, False
         share = from_loaders(trainer.train_dataloader, "max_rejected_share")
         self._max_share = min([1.0 if value is None else value for value in share], default=1.0)
         self._lines = self._take_lines(trainer, trainer.train_dataloader)

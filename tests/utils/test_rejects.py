@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Subset
 
@@ -21,6 +22,7 @@ from utils.exp_manager import exp_manager
 from utils.logging import logger
 from utils.rejects import Rejects, Tally
 from utils.rejects_list import entry_of, log_reject
+from utils.resume import KNOWS_BATCH_END
 
 BAD = BadSample("a.wav", "unreadable", "not audio", "train.json", 3)
 NOISE = BadSample("hum.wav", "noise_silent", "no energy", "noise.json", 1)
@@ -380,3 +382,29 @@ def test_all_ranks_judge_together_and_stop_alike(tmp_path):
     assert ends[0] == ends[1] and "left out 6 of 12 samples" in ends[0]
     assert [entry["line"] for entry in listed(tmp_path, "rejects_rank1.jsonl")] == [0, 1]
     assert not (tmp_path / "rejects.jsonl").exists()
+
+
+@pytest.mark.skipif(not KNOWS_BATCH_END, reason="this Lightning does a step again unless the model aligns its loader")
+@pytest.mark.parametrize("saved_after", [5, 28, 30])  # before and after a judgement, at the end of the epoch
+def test_a_resumed_run_counts_on(tmp_path, log, saved_after):
+    """As the uninterrupted one: the counts, when they are logged, and what the summary says."""
+
+    class Logged(Callback):
+        def __init__(self):
+            self.after: dict[int, float] = {}
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            number = trainer.global_step
+            self.after[number] = float(trainer.callback_metrics.get("train_rejected_samples", -1.0))
+            if number == saved_after and not path.exists():
+                trainer.save_checkpoint(path)
+
+    path, same = tmp_path / "stopped.ckpt", [batch(bad(1)) for _ in range(30)]
+    whole, rest = Logged(), Logged()
+    new_trainer(Rejects(), whole, max_epochs=2).fit(Model(same))
+    log.clear()
+    new_trainer(Rejects(), rest, max_epochs=2).fit(Model(same), ckpt_path=path)
+    assert len(rest.after) == 60 - saved_after
+    logged = {step: count for step, count in rest.after.items() if count >= 0}
+    assert logged.items() <= whole.after.items() and len(logged) >= 11
+    assert rest.after[60] == whole.after[60] == 50 and "left out 60 of 120 samples: 60 unreadable" in log.text
