@@ -11,7 +11,6 @@ Letters: M scored steps, Q codebooks, V codes per book.
 
 import argparse
 import json
-import pickle
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from core.connectors.initial_weights import read_weights
 from data.ssl_dataset import audio_noise_dataloader
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel
 from utils.errors import one_line_errors
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Evaluate a checkpoint on masked steps of a validation set.")
-    parser.add_argument("checkpoint", type=Path, help="a .ckpt that train.py wrote")
+    parser.add_argument("checkpoint", type=Path, help="a .ckpt, .nemo or .safetensors file of a model")
     parser.add_argument("--manifest", help="validation manifest; default: the checkpoint's model.validation_ds")
     parser.add_argument("--noise_manifest", help="default: the checkpoint's; with --manifest: none")
     parser.add_argument("--seeds", type=int, default=3, help="how many draws of masks and noise (default: 3)")
@@ -75,13 +75,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def read_checkpoint(path: Path) -> tuple[DictConfig, dict[str, torch.Tensor]]:
     """The model's config and weights; nothing in the file is executed."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}; train.py says where it writes them")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        return OmegaConf.create(checkpoint["hyper_parameters"]["cfg"]), checkpoint["state_dict"]
-    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError) as error:  # not torch's, cut, other
-        raise ValueError(f"{path} is not a whole checkpoint that train.py wrote ({type(error).__name__})") from None
+    weights = read_weights(path)
+    if weights.config is None:
+        raise ValueError(f"{path} has weights without a model's config: give the .ckpt or .nemo file of a run")
+    return weights.config, weights.state_dict
 
 
 def build_model(cfg: DictConfig, state: dict[str, torch.Tensor]) -> EncDecDenoiseMaskedTokenPredModel:
@@ -115,9 +112,9 @@ def collect_guesses(model: EncDecDenoiseMaskedTokenPredModel, data: DictConfig, 
             if len(batch) == 0:
                 continue
             scored = model.step(model.transfer_batch_to_device(batch, model.device, 0), seeded=True)
-            row = scored.is_scored.nonzero()[:, 0].cpu().numpy()                         # (M,)
-            loss = -scored.log_probs.gather(1, scored.targets.unsqueeze(1)).squeeze(1)   # (M, Q)
-            guess = scored.log_probs.argmax(dim=1)                                       # (M, Q)
+            row = scored.is_scored.nonzero()[:, 0].cpu().numpy()  # (M,)
+            loss = -scored.log_probs.gather(1, scored.targets.unsqueeze(1)).squeeze(1)  # (M, Q)
+            guess = scored.log_probs.argmax(dim=1)  # (M, Q)
             utterance = np.array([int(name) for name in batch.sample_id])[row]
             parts.append(Guesses(utterance, *(x.cpu().numpy() for x in (scored.targets, guess, loss))))
     if not sum(len(part.utterance) for part in parts):
@@ -127,9 +124,9 @@ def collect_guesses(model: EncDecDenoiseMaskedTokenPredModel, data: DictConfig, 
 
 def summarise(guesses: Guesses, num_classes: int) -> dict[str, float]:
     """Numbers to judge a model by; those of several codebooks are means over the books."""
-    counts = [np.bincount(codes, minlength=num_classes) for codes in guesses.target.T]   # Q times (V,)
-    right = (guesses.guess == guesses.target).mean(axis=1)                               # (M,)
-    commonest = (guesses.target == [count.argmax() for count in counts]).mean(axis=1)    # (M,)
+    counts = [np.bincount(codes, minlength=num_classes) for codes in guesses.target.T]  # Q times (V,)
+    right = (guesses.guess == guesses.target).mean(axis=1)  # (M,)
+    commonest = (guesses.target == [count.argmax() for count in counts]).mean(axis=1)  # (M,)
     return {
         "loss": float(guesses.loss.mean()),
         "accuracy": float(right.mean()),
@@ -162,9 +159,7 @@ def entropy(counts: np.ndarray) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def mean_loss_untrained(
-    cfg: DictConfig, state: dict, data: DictConfig, num_draws: int, device: torch.device
-) -> float:
+def mean_loss_untrained(cfg: DictConfig, state: dict, data: DictConfig, num_draws: int, device: torch.device) -> float:
     """Loss of fresh weights on the same task: the trained model's quantizer and mask, everything else new."""
     torch.manual_seed(0)
     model = EncDecDenoiseMaskedTokenPredModel(cfg)
@@ -201,11 +196,11 @@ def draw_utterance(model: EncDecDenoiseMaskedTokenPredModel, data: DictConfig, p
                 noisy_input_signal_length=batch.noisy_audio_len,
                 apply_mask=True,
             )
-        is_scored = model.loss.is_scored(masks)[0]                                       # (S,)
+        is_scored = model.loss.is_scored(masks)[0]  # (S,)
         if is_scored.any():
             features = model.features(batch)
             num_frames, num_steps = int(features.clean_lengths[0]), len(is_scored)
-            is_masked = masks[0].amax(dim=0) > 0                                         # frames; steps in post_conv
+            is_masked = masks[0].amax(dim=0) > 0  # frames; steps in post_conv
             is_masked = is_masked.repeat_interleave(-(-features.clean.shape[2] // len(is_masked)))
             save_prediction_picture(
                 path,
