@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from utils.ema import averaged_weights, check_averages
-from utils.files import UNFINISHED
+from utils.files import remove_unfinished
 from utils.logging import logger
 from utils.ranks import from_all_ranks
 from utils.run_model import NO_MODEL, RunModel
@@ -98,8 +98,7 @@ class Checkpoints(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if trainer.is_global_zero:
-            for path in Path(self.dirpath).rglob(f"*{UNFINISHED}"):
-                path.unlink(missing_ok=True)
+            remove_unfinished(self.dirpath)
         kept = {*self.best_k_models, self.best_model_path, self.last_model_path}
         for path in self.written - kept:
             if self.save_top_k > 0 or LAST.search(path):
