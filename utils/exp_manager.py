@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from utils.checkpoint_io import WholeCheckpoints
 from utils.exp_callbacks import build_callbacks
 from utils.exp_config import ExpManagerConfig, read_exp_config
+from utils.files import written_whole
 from utils.going_on import checkpoint_folder, checkpoint_to_resume
 from utils.loggers import LOGGERS, build_loggers
 from utils.logging import info_once, is_rank_zero, logger
@@ -61,7 +62,8 @@ def keep_config(cfg: DictConfig, folder: Path | None) -> None:
     `--config-path=<folder> --config-name=config` runs it again.
     """
     if folder is not None and is_rank_zero():
-        OmegaConf.save(cfg, folder / CONFIG_FILE, resolve=True)
+        with written_whole(folder / CONFIG_FILE) as unfinished:
+            OmegaConf.save(cfg, unfinished, resolve=True)
 
 
 def make_ready(folder: Path, options: ExpManagerConfig) -> None:

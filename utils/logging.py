@@ -59,6 +59,17 @@ class OncePerMessage(logging.Filter):
         return is_new
 
 
+class LogText(logging.FileHandler):
+    """A log that can't be written, as on a full disk, is no reason to stop a run; it is said once."""
+
+    has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.has_failed:
+            print(f"WARNING: {self.baseFilename} isn't complete: {sys.exc_info()[1]}", file=sys.stderr)
+        self.has_failed = True
+
+
 class OwnFile(logging.Filter):
     """Hands what this process says to its log file, also what the console doesn't show; drops nothing.
 
@@ -89,7 +100,7 @@ class OwnFile(logging.Filter):
             return
         self.close()
         path.parent.mkdir(parents=True, exist_ok=True)  # where a rank of another machine has a disk of its own
-        self._file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        self._file = LogText(path, encoding="utf-8", errors="backslashreplace")
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
         while self._waiting:
             self._file.handle(self._waiting.popleft())

@@ -83,8 +83,8 @@ class Preflight(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_monitors(trainer.callbacks, logged_names(trainer, pl_module))
-        problem = no_room(trainer, pl_module, self._params) if trainer.is_global_zero else None
-        if problem := trainer.strategy.broadcast(problem):
+        problem = no_room(trainer, pl_module, self._params)  # on all ranks: callbacks may wait for each other there
+        if problem := trainer.strategy.broadcast(problem):  # rank zero's, which writes
             raise OSError(problem)
 
 

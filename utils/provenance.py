@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from utils.files import written_whole
+
 COMMAND_FILE, GIT_FILE, ENVIRONMENT_FILE = "cmd-args.log", "git-info.log", "environment.txt"
 PROJECT = Path(__file__).resolve().parents[1]
 MOST_DIFF = 1_000_000  # characters
@@ -17,10 +19,14 @@ GIT_SECONDS = 60
 
 
 def write_provenance(folder: Path) -> None:
-    """NeMo's names for command and revision. Nothing here stops a run: what isn't known says so in its file."""
+    """NeMo's names for command and revision. What isn't known says so in its file.
+
+    Raises OSError, in one line, where the disk is full.
+    """
     texts = {COMMAND_FILE: shlex.join(sys.argv), GIT_FILE: revision(PROJECT), ENVIRONMENT_FILE: environment()}
     for name, text in texts.items():
-        (folder / name).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        with written_whole(folder / name) as unfinished:
+            unfinished.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def revision(project: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.exp_config import ExpManagerConfig
+from utils.files import remove_unfinished, written_whole
 from utils.log_file import ALL_LOG_FILES
 from utils.logging import is_rank_zero, own_file, warn_once
 from utils.provenance import COMMAND_FILE, ENVIRONMENT_FILE, GIT_FILE
@@ -46,11 +47,13 @@ def next_number(folder: Path, prefix: str) -> int:
 def prepare(folder: Path, files_to_copy: Sequence[str] = ()) -> None:
     """Move the text files of an earlier run in `folder` into run_<n>; copy the files of `exp_manager.files_to_copy`.
 
-    Raises FileNotFoundError or ValueError, in one line, before anything is moved.
+    What a killed run was writing is removed.
+    Raises FileNotFoundError or ValueError, in one line, before anything is moved; OSError where the disk is full.
     """
     check_copies(files_to_copy)
     copies = [path for path in map(absolute, files_to_copy) if path.parent != folder]
     own_file.close()  # it may be the one of an earlier run in this process
+    remove_unfinished(folder)
     old = [path for pattern in OF_ONE_RUN for path in folder.glob(pattern)]
     old += [folder / path.name for path in copies if (folder / path.name).is_file()]
     if old:
@@ -59,7 +62,8 @@ def prepare(folder: Path, files_to_copy: Sequence[str] = ()) -> None:
         for path in old:
             path.rename(earlier / path.name)
     for path in copies:
-        shutil.copy(path, folder)
+        with written_whole(folder / path.name) as unfinished:
+            shutil.copy(path, unfinished)
 
 
 def check_copies(files_to_copy: Sequence[str]) -> None:

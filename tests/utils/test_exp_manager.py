@@ -1,3 +1,4 @@
+import errno
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from tests.utils.tiny_run import TinyModel
 from utils.callbacks import RunTimer, StepTimer
 from utils.checkpoints import Checkpoints
 from utils.data_report import DataReport
+from utils.errors import users_mistake
 from utils.exp_manager import exp_manager, keep_config
 from utils.rejects import Rejects
 from utils.run_folder import VERSION_VARIABLE
@@ -121,6 +123,22 @@ def test_lightning_saves_into_the_folder_too_unless_the_trainer_names_another(tm
 def test_the_config_is_kept_with_what_its_references_stand_for(tmp_path):
     keep_config(OmegaConf.create({"name": "mine", "exp_manager": {"name": "${name}"}}), tmp_path)
     assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == "name: mine\nexp_manager:\n  name: mine\n"
+
+
+@pytest.mark.parametrize("full", ["cmd-args.log", "git-info.log", "environment.txt", "notes.md", "config.yaml"])
+def test_a_full_disk_at_the_start_is_one_line(full, monkeypatch, tmp_path):
+    replace = os.replace
+
+    def no_space(source, target) -> None:
+        if Path(target).name == full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", no_space)
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(OSError, match=rf"{full} can't be written: No space left on device") as stopped:
+        keep_config(OmegaConf.create({}), exp_manager(new_trainer(), {"name": "exp", "files_to_copy": ["notes.md"]}))
+    assert users_mistake(stopped.value)
 
 
 # checkpoints

@@ -1,11 +1,14 @@
 """What each process writes into its log file; runs of two ranks are started as users start them."""
 
+import errno
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch import Trainer
@@ -120,6 +123,19 @@ def test_a_second_file_closes_the_first(tmp_path):
     assert "second" in text(tmp_path, "b.txt") and "second" not in text(tmp_path, "a.txt")
 
 
+def test_a_full_disk_stops_no_message_and_is_said_once(tmp_path, monkeypatch, capsys):
+    def full(text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    own_file.open(tmp_path / "log.txt")
+    monkeypatch.setattr(own_file._file, "stream", SimpleNamespace(write=full, flush=lambda: None, close=lambda: None))
+    for _ in range(2):
+        logger.info("still on the console")
+    said = capsys.readouterr().err
+    assert said.count("still on the console") == 2 and "Traceback" not in said
+    assert said.count("log.txt isn't complete: [Errno 28] No space left on device") == 1
+
+
 # two ranks
 
 RUN_OF_TWO = """
@@ -142,26 +158,35 @@ STARTS = {
 }
 
 
+def output_of(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, str]:
+    """(exit code, standard error); ranks that wait for each other for ever are ended, too."""
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        _, said = process.communicate(timeout=200)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, said
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups to end what hangs")
 @pytest.mark.parametrize("outcome", ["works", "fails"])
 @pytest.mark.parametrize("start", STARTS)
 def test_each_rank_has_a_file_in_the_one_folder_of_the_run(tmp_path, start, outcome):
     (tmp_path / "run.py").write_text(RUN_OF_TWO, encoding="utf-8")
     strategy = "ddp" if start == "torchrun" else start
     environment = {key: value for key, value in os.environ.items() if not key.startswith("NEMO_EXPM")}
-    done = subprocess.run(
-        [*STARTS[start], str(tmp_path / "run.py"), strategy, outcome],
-        cwd=tmp_path,
-        env=environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [*STARTS[start], str(tmp_path / "run.py"), strategy, outcome]
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    code, said = output_of(command, tmp_path, environment)
     (folder,) = (tmp_path / "runs" / "exp").iterdir()
-    assert {path.name for path in folder.glob("log*.txt")} == {"log.txt", RANK_1}, done.stderr
+    assert {path.name for path in folder.glob("log*.txt")} == {"log.txt", RANK_1}, said
     assert "rank 0 is under way" in text(folder) and "rank 1 is under way" in text(folder, RANK_1)
     assert "rank 1 has a warning" in text(folder, RANK_1)
-    assert done.stderr.count("INFO: rank") == 1
-    assert (done.returncode == 0) == (outcome == "works")
+    assert said.count("INFO: rank") == 1
+    assert (code == 0) == (outcome == "works")
     if outcome == "fails":
         assert "RuntimeError: rank 1 breaks down" in text(folder, RANK_1)

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from utils.exp_config import ExpManagerConfig
+from utils.files import UNFINISHED
 from utils.logging import logger, own_file
 from utils.run_folder import check_copies, next_number, prepare, run_folder
 
@@ -28,6 +29,14 @@ def test_a_set_aside_run_is_never_overwritten(tmp_path):
     (tmp_path / "log.txt").touch()
     prepare(tmp_path)
     assert (tmp_path / "run_8" / "log.txt").exists()
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    left = tmp_path / "checkpoints" / f"a.ckpt.0123abcd{UNFINISHED}"
+    left.touch()
+    prepare(tmp_path)
+    assert not left.exists()
 
 
 def test_numbers_count_on_from_the_highest(tmp_path):
