@@ -1,9 +1,12 @@
 """Every checkpoint that a Trainer of `build_trainer` reads or writes goes through `WholeCheckpoints`."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 
@@ -23,6 +26,17 @@ class RunsCode:
 
     def __reduce__(self):
         return Path.touch, (self.path,)
+
+
+@pytest.fixture(autouse=True)
+def alone_again() -> Iterator[None]:
+    """Later tests find no process group, and no variable of one."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @pytest.fixture
