@@ -32,7 +32,7 @@ class LhotseAudioNoiseDataset(Dataset):
     The options after these are ours, with the meaning they have for `AudioNoiseDataset`.
     talkers: all cuts of an evaluation, so that each is mixed alike in any batch; None: talkers are batch mates.
     num_cuts: of an epoch, which is the length of the data set. rejected_cuts: lines that are no cuts.
-    max_rejected_share: see `DatasetSettings`. These three are for `utils.rejects`.
+    max_rejected_share: see `DatasetSettings`. These three are for `utils.training.rejects`.
 
     A cut's random choices derive from (seed, epoch, its id). A cut that can't be used is listed in `batch.rejected`;
     another of its batch, or in an evaluation of all cuts, stands in for it, with noise of its own (NeMo 3.0.0 leaves

@@ -14,7 +14,7 @@ from parts.preprocessing.drawn_audio import rejected_lines
 from parts.preprocessing.perturb import Augmentor, build_augmentor
 from parts.preprocessing.reverberation import RoomImpulseResponses
 from parts.preprocessing.segment import BadAudio
-from utils.rejects_list import log_reject_in_main
+from utils.training.rejects_list import log_reject_in_main
 
 MAX_REPLACEMENTS = 20  # other talkers tried for one that can't be used
 

@@ -31,10 +31,10 @@ from models.model_config import as_nemo_reads_it, check_model_config, config_of_
 from models.targets import nemo_model_paths  # importing it registers what configs may name
 from modules.ssl_modules.masking import ConvFeatureMaskingWrapper
 from parts.batch_types import AudioNoiseBatch
-from utils.between_steps import BetweenSteps
-from utils.finite_steps import FiniteSteps
-from utils.rejects import Rejects
-from utils.step_seeds import StepSeeds
+from utils.training.between_steps import BetweenSteps
+from utils.training.finite_steps import FiniteSteps
+from utils.training.rejects import Rejects
+from utils.training.step_seeds import StepSeeds
 
 EMPTY_FRAMES = 128  # of no utterance: enough for any subsampling
 TRAINING_METRICS = ("train_loss", "train_accuracy", "train_scored_share", "train_nothing_masked_share", "learning_rate")
@@ -217,7 +217,7 @@ class EncDecMaskedTokenPredModel(ModelPT):
     # what is logged
 
     def metric_names(self) -> set[str]:
-        """Of training and validation: what checkpoints and early stopping may go by, see `utils.preflight`."""
+        """Of training and validation: what checkpoints and early stopping may go by (`utils.experiment.preflight`)."""
         evaluated = {"val_loss", "val_accuracy"}
         prefixes = self._validation_names or [f"val_{i}_" for i in range(len(self.trainer.num_val_batches))]
         return {*TRAINING_METRICS, *evaluated, *(prefix + name for prefix in prefixes for name in evaluated)}

@@ -22,8 +22,8 @@ import soundfile
 import torch
 
 from tests.recorded_train import RECORD
+from utils.checkpoint_files.files import UNFINISHED
 from utils.cores import usable_cores
-from utils.files import UNFINISHED
 
 pytestmark = [
     pytest.mark.slow,

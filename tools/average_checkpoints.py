@@ -30,10 +30,10 @@ from core.connectors.nemo_config import to_nemo
 from core.connectors.save_restore import NOT_A_PART, RUN_KEYS, differences
 from tools.conversion.formats import FORMATS
 from tools.conversion.speech_encoder import build_model
-from utils.checkpoint_file import load_checkpoint
-from utils.ema import NEMO_AVERAGE, averaged_state_dict
+from utils.checkpoint_files.checkpoint_file import load_checkpoint
+from utils.checkpoint_files.files import written_whole
 from utils.errors import one_line_errors
-from utils.files import written_whole
+from utils.training.ema import NEMO_AVERAGE, averaged_state_dict
 
 OUTPUTS = (".nemo", ".ckpt", ".safetensors")
 LAST = "last.ckpt"  # how the name of a run's last checkpoint ends

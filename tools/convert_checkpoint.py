@@ -33,9 +33,9 @@ from tools.conversion.formats import (
 )
 from tools.conversion.self_check import Difference, Speech, check, load, make_speech, synthesise
 from tools.conversion.speech_encoder import encoder_of, with_encoder
-from utils.checkpoint_file import BadCheckpoint
+from utils.checkpoint_files.checkpoint_file import BadCheckpoint
+from utils.checkpoint_files.files import UNFINISHED
 from utils.errors import one_line_errors
-from utils.files import UNFINISHED
 
 MISTAKES = (OSError, BadCheckpoint)  # a user's wherever they are raised
 

@@ -25,7 +25,7 @@ from core.connectors.initial_weights import read_weights
 from data.ssl_dataset import audio_noise_dataloader
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel
 from utils.errors import one_line_errors
-from utils.pictures import save_prediction_picture
+from utils.training.pictures import save_prediction_picture
 
 FROZEN = ("quantizer.", "mask_processor.")  # parts that a run doesn't train: the task, not the model
 

@@ -40,7 +40,7 @@ from tools.tarring.plan import Shard, missing_files, plan_shards
 from tools.tarring.shards import CONTAINERS, ShardReport, write_json_lines, write_shard
 from utils.cores import usable_cores
 from utils.errors import one_line_errors
-from utils.rejects_list import FILE_NAME, entry_of
+from utils.training.rejects_list import FILE_NAME, entry_of
 
 COMPLETE, INCOMPLETE, NOT_DONE = 0, 1, 2
 OPTIONS = (  # that decide what is in which shard

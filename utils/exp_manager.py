@@ -7,16 +7,16 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
-from utils.checkpoint_io import WholeCheckpoints
-from utils.exp_callbacks import build_callbacks
-from utils.exp_config import ExpManagerConfig, read_exp_config
-from utils.files import written_whole
-from utils.going_on import checkpoint_folder, checkpoint_to_resume
-from utils.loggers import LOGGERS, build_loggers
+from utils.checkpoint_files.checkpoint_io import WholeCheckpoints
+from utils.checkpoint_files.files import written_whole
+from utils.experiment.exp_callbacks import build_callbacks
+from utils.experiment.exp_config import ExpManagerConfig, read_exp_config
+from utils.experiment.going_on import checkpoint_folder, checkpoint_to_resume
+from utils.experiment.loggers import LOGGERS, build_loggers
+from utils.experiment.preflight import check_loggers, check_writable
+from utils.experiment.provenance import write_provenance
+from utils.experiment.run_folder import CONFIG_FILE, prepare, run_folder
 from utils.logging import info_once, is_rank_zero, logger
-from utils.preflight import check_loggers, check_writable
-from utils.provenance import write_provenance
-from utils.run_folder import CONFIG_FILE, prepare, run_folder
 
 TRAINING_MONITOR = "train_loss"  # where nothing is validated
 
@@ -67,7 +67,7 @@ def keep_config(cfg: DictConfig, folder: Path | None) -> None:
 
 
 def make_ready(folder: Path, options: ExpManagerConfig) -> None:
-    """Only rank zero does this. See `utils.run_folder` and `utils.provenance`."""
+    """Only rank zero does this. See `utils.experiment.run_folder` and `utils.experiment.provenance`."""
     check_writable(folder, "explicit_log_dir" if options.explicit_log_dir else "exp_dir")
     if options.create_checkpoint_callback and options.checkpoint_callback_params.dirpath:
         checkpoints = checkpoint_folder(options.checkpoint_callback_params, folder)

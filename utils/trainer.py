@@ -10,13 +10,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.callbacks import ValidateAtLeastOnce
-from utils.checkpoint_io import WholeCheckpoints
+from utils.checkpoint_files.checkpoint_io import WholeCheckpoints
 from utils.config_check import nearest, refuse_unknown_keys
 from utils.logging import info_once
-from utils.progress import SpeechProgress
-from utils.stop_signals import StopSignals
-from utils.sync_batchnorm import SyncBatchNormOnCpu
+from utils.training.callbacks import ValidateAtLeastOnce
+from utils.training.progress import SpeechProgress
+from utils.training.stop_signals import StopSignals
+from utils.training.sync_batchnorm import SyncBatchNormOnCpu
 
 STRATEGIES = {  # `trainer.strategy._target_`: what takes options beyond a name
     "lightning.pytorch.strategies.DDPStrategy": DDPStrategy,

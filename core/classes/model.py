@@ -17,7 +17,7 @@ from core.connectors.initial_weights import start_from
 from core.connectors.save_restore import compare_optimizers, restore_lightning, restore_nemo, save_nemo, saved_config
 from core.optim import build_optimizer, build_scheduler
 from utils.logging import logger
-from utils.resume import align_progress
+from utils.training.resume import align_progress
 
 
 class ModelPT(NeuralModule, Dataloaders, LightningModule):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from core.connectors.nemo_config import from_nemo
 from core.connectors.nemo_file import read_nemo_config, read_nemo_weights
-from utils.checkpoint_file import load_checkpoint
+from utils.checkpoint_files.checkpoint_file import load_checkpoint
+from utils.checkpoint_files.config_references import resolved
 from utils.config_check import refuse_unknown_keys
-from utils.config_references import resolved
 from utils.logging import logger
 
 INIT_FROM = ("init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt")  # config keys, NeMo's

@@ -15,7 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from core.connectors.tar_members import (
+from utils.checkpoint_files.checkpoint_file import BadCheckpoint, bad_checkpoint, load_checkpoint, write_checkpoint
+from utils.checkpoint_files.config_references import resolved
+from utils.checkpoint_files.files import written_whole
+from utils.checkpoint_files.tar_members import (
     Member,
     Window,
     large_member,
@@ -24,9 +27,6 @@ from core.connectors.tar_members import (
     write_end,
     write_member,
 )
-from utils.checkpoint_file import BadCheckpoint, bad_checkpoint, load_checkpoint, write_checkpoint
-from utils.config_references import resolved
-from utils.files import written_whole
 
 CONFIG = "model_config.yaml"
 WEIGHTS = "model_weights.ckpt"

@@ -17,7 +17,7 @@ from data.lhotse_dataset import LhotseAudioNoiseDataset
 from data.lhotse_sampler import CutDraws
 from data.loader import ResumableLoader
 from utils.loaders import from_loaders, num_samples
-from utils.rejects import Rejects
+from utils.training.rejects import Rejects
 
 lhotse = pytest.importorskip("lhotse")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.loader import ResumableLoader
-from utils.resume import align_progress
+from utils.training.resume import align_progress
 
 NUM_CUTS = 23
 RATE = 16000

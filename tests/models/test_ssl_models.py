@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from core.classes.metrics import WeightedMeans
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel, EncDecMaskedTokenPredModel
 from parts.batch_types import AudioNoiseBatch
-from utils.finite_steps import FiniteSteps
-from utils.rejects import Rejects
+from utils.training.finite_steps import FiniteSteps
+from utils.training.rejects import Rejects
 
 CONFIG = Path(__file__).resolve().parents[2] / "config" / "nest_fast-conformer.yaml"
 BOTH = pytest.mark.parametrize("model_class", [EncDecMaskedTokenPredModel, EncDecDenoiseMaskedTokenPredModel])

@@ -21,7 +21,7 @@ from parts.batch_types import AudioNoiseBatch
 from tools.parity.cases import DENOISE, NEMO, OURS, SEED, Case, make_audio, make_masks, model_case, shift_weights
 from tools.parity.levels import feed_masks
 from tools.parity.records import copy_weights, start_weights
-from utils.checkpoint_io import WholeCheckpoints
+from utils.checkpoint_files.checkpoint_io import WholeCheckpoints
 
 pytestmark = [
     pytest.mark.nemo,

@@ -12,8 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from utils.checkpoints import Checkpoints
-from utils.ema import EMA
+from utils.training.checkpoints import Checkpoints
+from utils.training.ema import EMA
 
 pytestmark = [
     pytest.mark.nemo,
@@ -103,7 +103,7 @@ def test_averages_and_validation_losses_are_nemos_bit_for_bit(every_n_steps, acc
 
 def test_a_run_of_nemos_goes_on_with_its_average(tmp_path):
     from nemo.collections.common.callbacks import EMA as NeMoEMA
-    from nemo.utils.callbacks import NeMoModelCheckpoint
+    from nemo.utils.training.callbacks import NeMoModelCheckpoint
 
     def saves() -> NeMoModelCheckpoint:
         return NeMoModelCheckpoint(dirpath=tmp_path, filename="x", save_nemo_on_train_end=False)

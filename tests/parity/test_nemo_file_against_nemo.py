@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.targets import TARGETS
 from models import ssl_models
-from models.encoder_file import save_encoder
+from tools.conversion.encoder_file import save_encoder
 
 pytestmark = [
     pytest.mark.nemo,

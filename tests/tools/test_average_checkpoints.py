@@ -10,7 +10,7 @@ from torch import Tensor
 from core.connectors.initial_weights import read_weights
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel
 from tools.average_checkpoints import main
-from utils.checkpoint_file import save_checkpoint
+from utils.checkpoint_files.checkpoint_file import save_checkpoint
 
 SEEN = "encoder.layers.0.conv.batch_norm.num_batches_tracked"
 TRAINED = "decoder.decoder_layers.0.weight"

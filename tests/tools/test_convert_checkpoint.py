@@ -18,8 +18,8 @@ from models.ssl_models import EncDecDenoiseMaskedTokenPredModel, EncDecMaskedTok
 from tools import convert_checkpoint
 from tools.conversion.formats import FORMATS, kind_of
 from tools.convert_checkpoint import main
-from utils.checkpoint_file import load_checkpoint, save_checkpoint
-from utils.ema import EMA
+from utils.checkpoint_files.checkpoint_file import load_checkpoint, save_checkpoint
+from utils.training.ema import EMA
 
 ROOT = Path(__file__).resolve().parents[2]
 WHOLE = (".nemo", ".ckpt", ".safetensors")

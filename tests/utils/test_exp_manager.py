@@ -13,13 +13,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf
 
 from tests.utils.tiny_run import TinyModel
-from utils.callbacks import RunTimer, StepTimer
-from utils.checkpoints import Checkpoints
-from utils.data_report import DataReport
 from utils.errors import users_mistake
 from utils.exp_manager import exp_manager, keep_config
-from utils.rejects import Rejects
-from utils.run_folder import VERSION_VARIABLE
+from utils.experiment.run_folder import VERSION_VARIABLE
+from utils.training.callbacks import RunTimer, StepTimer
+from utils.training.checkpoints import Checkpoints
+from utils.training.data_report import DataReport
+from utils.training.rejects import Rejects
 
 
 @pytest.fixture(autouse=True)

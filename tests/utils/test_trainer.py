@@ -4,9 +4,9 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import OmegaConf
 
 from tests.utils.tiny_run import TinyModel
-from utils.progress import SpeechProgress
-from utils.sync_batchnorm import SyncBatchNormOnCpu
 from utils.trainer import build_trainer
+from utils.training.progress import SpeechProgress
+from utils.training.sync_batchnorm import SyncBatchNormOnCpu
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="has a GPU")

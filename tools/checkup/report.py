@@ -11,7 +11,7 @@ from parts.preprocessing.audio_file import REASONS
 from tools.checkup.columns import Columns
 from tools.checkup.findings import FINDINGS, Finding
 from tools.checkup.line_check import ABOVE_MAX, BELOW_MIN, USED
-from utils.rejects_list import entry_of
+from utils.training.rejects_list import entry_of
 
 ADVICE = {
     "unreadable": "Look whether the files are there and open elsewhere; fetch or convert them again.",

@@ -11,13 +11,13 @@ from torch import nn
 
 from core.connectors.initial_weights import Weights, read_weights
 from core.connectors.save_restore import save_nemo, saved_config
-from models.encoder_file import encoder_config, save_encoder
 from tools.conversion import hugging_face, onnx_file, safetensors_file
+from tools.conversion.encoder_file import encoder_config, save_encoder
 from tools.conversion.self_check import FEATURES, LOG_PROBS, STATES, WEIGHTS, Output, Speech, cut, run_model
 from tools.conversion.speech_encoder import SpeechEncoder, build_model
-from utils.checkpoint_file import load_checkpoint, save_checkpoint
-from utils.ema import averaged_state_dict
+from utils.checkpoint_files.checkpoint_file import load_checkpoint, save_checkpoint
 from utils.logging import logger
+from utils.training.ema import averaged_state_dict
 
 EXACT = {FEATURES: 0.0, STATES: 0.0, LOG_PROBS: 0.0, WEIGHTS: 0.0}
 FOLDER = "folder"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from core.classes import NeuralModule
 from tools.conversion.onnx_layers import exportable
-from utils.files import written_whole
+from utils.checkpoint_files.files import written_whole
 
 OPSET = 18
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")

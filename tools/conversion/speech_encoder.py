@@ -6,8 +6,8 @@ from torch import nn
 from core.classes.serialization import from_config_dict
 from core.connectors.initial_weights import Weights, load_matching
 from core.connectors.save_restore import class_for, load_whole
-from models.encoder_file import MASK, WRAPPED, encoder_weights
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel, EncDecMaskedTokenPredModel
+from tools.conversion.encoder_file import MASK, WRAPPED, encoder_weights
 from utils.logging import logger
 
 SECTIONS = ("preprocessor", "encoder")

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from core.connectors.nemo_file import CONFIG, WEIGHTS, read_nemo_config, read_nemo_weights, write_nemo
 from tests.utils.hostile import Calls, flipped, saved
-from utils.checkpoint_file import BadCheckpoint
+from utils.checkpoint_files.checkpoint_file import BadCheckpoint
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.count": torch.tensor(3)}
 YAML = {"size": 3, "parts": [1, 2.5e-7, None, True, "true", "1e3", "ä"], "encoder": {"d_model": 16}}

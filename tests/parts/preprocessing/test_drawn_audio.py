@@ -8,8 +8,8 @@ from parts.batch_types import BadSample
 from parts.preprocessing.audio_file import BadAudio
 from parts.preprocessing.drawn_audio import MAX_TRIALS, LastTrial, as_utterance, draw_audio
 from parts.preprocessing.utterances import Utterance
-from utils import rejects_list
 from utils.logging import logger
+from utils.training import rejects_list
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""Files that are whole and run no code: how checkpoints are read and written."""
