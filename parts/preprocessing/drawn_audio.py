@@ -8,7 +8,7 @@ import numpy as np
 from parts.batch_types import BadSample
 from parts.preprocessing.audio_file import BadAudio
 from parts.preprocessing.utterances import Utterance, UtteranceTable
-from utils.rejects_list import MAX_TRIALS, log_reject, log_reject_in_main
+from utils.training.rejects_list import MAX_TRIALS, log_reject, log_reject_in_main
 
 Loaded = TypeVar("Loaded")
 
@@ -31,7 +31,7 @@ def draw_audio(
     """What `load` makes of a random line; None when `max_trials` lines in a row raise BadAudio.
 
     files: lines as utterances, or as the dicts that NeMo's users have.
-    kind: noise or rir; the reasons of the unusable ones begin with it (see utils/rejects_list.py).
+    kind: noise or rir; the reasons of the unusable ones begin with it (see utils/training/rejects_list.py).
     rejected: gets the unusable ones, the last of `max_trials` as a `LastTrial`. They are logged as well; in a loader's
         worker only where there is no such list.
     """
