@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from utils.checkpoint_files.checkpoint_file import load_checkpoint
 from utils.checkpoint_files.config_references import resolved
 from utils.config_check import refuse_unknown_keys
 from utils.logging import logger
+from utils.training.ema import averaged_state_dict
 
 INIT_FROM = ("init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt")  # config keys, NeMo's
 # NeMo builds the model of the file, and `init_strict: false` lets its weights differ from its config; nothing is built
@@ -26,11 +27,27 @@ SHOWN = 8  # names that a report spells out of each kind, where a message must s
 
 @dataclass(frozen=True)
 class Weights:
-    """A state dict on the CPU, the config of the model it is of, where the file says, and the file."""
+    """A state dict on the CPU, the config of the model it is of, where the file says, and the file.
+
+    averaged: the same with moving averages in place of the weights as trained, of a run that kept some. step: of the
+    optimizer, 0 where the file doesn't say.
+    """
 
     state_dict: dict[str, Tensor]
     config: DictConfig | None
     source: str
+    averaged: dict[str, Tensor] | None = None
+    step: int = 0
+
+    def of(self, kind: str) -> "Weights":
+        """The weights as 'trained', or their moving averages, 'ema'. Raises ValueError where the file has none."""
+        if kind == "trained":
+            return self
+        if kind != "ema":
+            raise ValueError(f"weights={kind!r} must be 'trained' or 'ema'")
+        if self.averaged is None:
+            raise ValueError(f"{self.source} holds no averaged weights: take those as trained")
+        return replace(self, state_dict=self.averaged)
 
 
 @dataclass
@@ -103,14 +120,25 @@ def read_nemo(path: Path) -> Weights:
 
 def read_lightning(path: Path) -> Weights:
     """A Lightning checkpoint, ours or NeMo's; or a bare state dict."""
-    checkpoint = load_checkpoint(path)
-    state_dict = checkpoint.get("state_dict", checkpoint)
+    return of_checkpoint(load_checkpoint(path), path)
+
+
+def of_checkpoint(checkpoint: dict, path: Path) -> Weights:
+    """The weights of what `load_checkpoint` read from `path`. Raises ValueError, in one line, where it holds none."""
+    if is_state_dict(checkpoint):
+        return Weights(dict(checkpoint), None, str(path))
+    state_dict, options = checkpoint.get("state_dict"), checkpoint.get("hyper_parameters") or {}
     if not is_state_dict(state_dict):
         raise ValueError(f"{path} holds no weights: neither a Lightning checkpoint nor a state dict")
-    options = checkpoint.get("hyper_parameters") or {}
     if not isinstance(options, Mapping):
         raise ValueError(f"{path} has hyper_parameters that are no mapping of options")
-    return Weights(dict(state_dict), read_config(options.get("cfg"), path), str(path))
+    try:
+        averaged = averaged_state_dict(checkpoint)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} has moving averages that aren't of its weights: {error!r:.80}") from error
+    step = checkpoint.get("global_step", 0)
+    config = read_config(options.get("cfg"), path)
+    return Weights(dict(state_dict), config, str(path), averaged, step if type(step) is int else 0)
 
 
 def is_state_dict(content: object) -> bool:

@@ -101,6 +101,35 @@ def test_a_bare_state_dict_gives_weights_and_no_config(tmp_path):
     assert read_weights(tmp_path / "two.ckpt").config is None
 
 
+def with_averages(value: float) -> dict:
+    averages = {"encoder.weight": torch.full((3, 2), value), "encoder.bias": torch.full((3,), value)}
+    return {"state_dict": Two().state_dict(), "callbacks": {"EMA": {"weights": averages}}, "global_step": 7}
+
+
+def test_one_read_gives_the_weights_as_trained_their_averages_and_the_step(tmp_path):
+    content = with_averages(5.0)
+    torch.save(content, tmp_path / "two.ckpt")
+    weights = read_weights(tmp_path / "two.ckpt")
+    averaged = weights.of("ema")
+    assert weights.of("trained") is weights and weights.step == averaged.step == 7
+    torch.testing.assert_close(weights.state_dict, dict(content["state_dict"]), rtol=0, atol=0)
+    assert averaged.state_dict["encoder.weight"].eq(5.0).all()
+    assert torch.equal(averaged.state_dict["decoder.weight"], content["state_dict"]["decoder.weight"])
+
+
+def test_averages_that_are_not_there_are_asked_for_in_vain(ckpt):
+    with pytest.raises(ValueError, match=r"two\.ckpt holds no averaged weights"):
+        read_weights(ckpt).of("ema")
+
+
+@pytest.mark.parametrize("callbacks", [3, {"EMA": 3}, {"EMA": {"weights": [1]}}, {"EMA": {"weights": {"x": 1}}}])
+def test_averages_that_are_none_are_refused_in_one_line(callbacks, tmp_path):
+    torch.save(with_averages(1.0) | {"callbacks": callbacks}, tmp_path / "two.ckpt")
+    with pytest.raises(ValueError, match=r"two\.ckpt has moving averages that aren't of its weights") as raised:
+        read_weights(tmp_path / "two.ckpt")
+    assert "\n" not in str(raised.value)
+
+
 def test_a_safetensors_file_gives_weights_and_the_config_of_its_metadata(tmp_path):
     state_dict = Two().state_dict()
     save_file(state_dict, tmp_path / "two.safetensors", metadata={"config": json.dumps({"width": 3})})
