@@ -14,6 +14,11 @@ UNFINISHED = ".unfinished"  # the suffix of a file that is being written
 UNFINISHED_NAME = re.compile(rf".+\.[0-9a-f]{{8}}{re.escape(UNFINISHED)}")
 NAME_CHARACTERS = 100  # of the file's own name in that of the unfinished one: file systems allow 255 bytes
 NO_ROOM = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO")}
+# network and FUSE file systems refuse to sync a folder, or it is closed to readers: the file is whole all the same
+NO_FOLDER_SYNC = {
+    getattr(errno, name, None)
+    for name in ("EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EBADF", "EACCES", "EPERM", "EISDIR")
+}
 REPLACE_SECONDS = 5.0 if os.name == "nt" else 0.0  # Windows: wait for who has the old file open, as a virus scanner may
 
 
@@ -72,22 +77,29 @@ def replace(source: Path, target: Path) -> None:
 
 
 def remove_unfinished(folder: str | os.PathLike) -> list[Path]:
-    """Delete what killed processes left in a folder and those below it. Returns the paths.
+    """Delete the files and folders that killed processes left in a folder and those below it. Returns the paths.
 
     For the start of a run, on one process, before anything is written there: a file that is being written looks alike.
     """
     left = sorted(path for path in Path(folder).rglob(f"*{UNFINISHED}") if UNFINISHED_NAME.fullmatch(path.name))
     for path in left:
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():  # a conversion's, with all that it had written
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     return left
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a new name last through a power cut; Windows can't open folders, and needn't."""
+    """Make a new name last through a power cut, where a folder can be synced; on Windows it can't, and needn't."""
     if os.name == "nt":
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise

@@ -109,3 +109,38 @@ def test_what_killed_processes_left_is_found_and_nothing_else(tmp_path):
         path.write_bytes(b"")
     assert remove_unfinished(tmp_path) == [left]
     assert sorted(folder.iterdir()) == sorted(kept) and remove_unfinished(tmp_path / "nowhere") == []
+
+
+def test_a_folder_that_a_killed_conversion_left_goes_with_all_in_it(tmp_path):
+    workshop = tmp_path / f".nest.nemo.1a2b3c4d{UNFINISHED}"
+    workshop.mkdir()
+    (workshop / f"nest.nemo.0a1b2c3d{UNFINISHED}").write_bytes(b"half")
+    (workshop / "nest.nemo").write_bytes(b"whole")
+    assert workshop in remove_unfinished(tmp_path) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows syncs no folders")
+@pytest.mark.parametrize("reason", ["EINVAL", "ENOTSUP", "EBADF", "EPERM"])
+def test_a_file_system_that_syncs_no_folders_does_for_a_checkpoint(reason, tmp_path, monkeypatch):
+    refuse_to_sync_folders(monkeypatch, getattr(errno, reason))
+    with written_whole(tmp_path / "a") as unfinished:
+        unfinished.write_bytes(b"all")
+    assert (tmp_path / "a").read_bytes() == b"all"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows syncs no folders")
+def test_a_disk_that_fails_while_a_folder_is_synced_is_an_error(tmp_path, monkeypatch):
+    refuse_to_sync_folders(monkeypatch, errno.EIO)
+    with pytest.raises(OSError, match="Input/output"), written_whole(tmp_path / "a") as unfinished:
+        unfinished.write_bytes(b"all")
+
+
+def refuse_to_sync_folders(monkeypatch, reason: int) -> None:
+    sync = os.fsync
+
+    def refuse(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(reason, os.strerror(reason))
+        sync(handle)
+
+    monkeypatch.setattr("utils.checkpoint_files.files.os.fsync", refuse)
