@@ -30,6 +30,7 @@ def test_order_and_memory_layout_do_not_count(same):
 def test_what_makes_another_model_makes_another_digest(other):
     assert digest(other) != digest({"a": MATRIX})
     assert digest({"a": 0.0 * MATRIX}) != digest({"a": -0.0 * MATRIX})
+    assert digest({"a": MATRIX}, text="{}") != digest({"a": MATRIX})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.bool, torch.int8, torch.complex64, torch.float64])
