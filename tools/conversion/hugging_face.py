@@ -7,6 +7,7 @@ recognisers, such as nvidia/parakeet-ctc-1.1b, are read too: their encoder.
 import importlib
 import importlib.util
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -21,8 +22,10 @@ from core.connectors.initial_weights import read_weights
 from core.connectors.save_restore import load_whole
 from parts.lengths import is_padding
 from tools.conversion.parakeet_config import (
+    extractor,
     from_extractor,
     from_parakeet_config,
+    parakeet_config,
     tell_what_is_left_out,
     to_extractor,
     to_parakeet_config,
@@ -32,11 +35,13 @@ from tools.conversion.speech_encoder import SpeechEncoder, encoder_of
 from utils.logging import warn_once
 
 if TYPE_CHECKING:
-    from transformers import ParakeetEncoder, ParakeetFeatureExtractor
+    from transformers import ParakeetEncoder
 
 CONFIG, EXTRACTOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 WEIGHTS, SHARDS = "model.safetensors", "model.safetensors.index.json"
 ATTENTIONS = ("eager", "sdpa")
+LARGEST_JSON_BYTES = 2**26
+COUNTERS = ".num_batches_tracked"  # whole numbers; all else is weights
 
 WEIGHT_NAMES = {  # parts of names: ours, which are NeMo's, and theirs
     "pre_encode.conv.": "subsampling.layers.",
@@ -74,14 +79,16 @@ def write_folder(model: nn.Module, folder: Path) -> None:
     from transformers import ParakeetEncoder
 
     model = encoder_of(model)
-    extractor = to_extractor(model)
+    features = to_extractor(model)
     parakeet = ParakeetEncoder(to_parakeet_config(model))
     state = {renamed(name, WEIGHT_NAMES): tensor for name, tensor in model.encoder.state_dict().items()}
     load_whole(parakeet, state, True, "ParakeetEncoder")
     tell_what_is_left_out(model.cfg)
     with quiet():
         parakeet.save_pretrained(folder)
-        extractor.save_pretrained(folder)
+        features.save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):
+        shutil.copymode(folder / CONFIG, weights)  # safetensors lets nobody else read what it writes
 
 
 def renamed(name: str, table: Mapping[str, str]) -> str:
@@ -98,26 +105,48 @@ def read_folder(folder: Path) -> SpeechEncoder:
 
     Raises ValueError or FileNotFoundError, in one line, for a folder of something else.
     """
-    config = read_json(folder / CONFIG)
-    cfg = {
-        "preprocessor": from_extractor(extractor_section(folder), str(folder)),
-        "encoder": from_parakeet_config(config.get("encoder_config") or config, str(folder / CONFIG)),
-    }
-    model = SpeechEncoder(OmegaConf.create(cfg))
+    encoder = from_parakeet_config(*encoder_section(folder))
+    preprocessor = from_extractor(*extractor_section(folder))
     state = read_tensors(folder)
     if any(name.startswith("encoder.") for name in state):
         state = {name.removeprefix("encoder."): x for name, x in state.items() if name.startswith("encoder.")}
     backwards = {theirs: ours for ours, theirs in WEIGHT_NAMES.items()}
-    load_whole(model.encoder, {renamed(name, backwards): x for name, x in state.items()}, True, str(folder))
+    state = {renamed(name, backwards): x for name, x in state.items()}
+    check_tensors(state, encoder, str(folder))
+    model = SpeechEncoder(OmegaConf.create({"preprocessor": preprocessor, "encoder": encoder}))
+    load_whole(model.encoder, state, True, str(folder))
     return model
+
+
+def check_tensors(state: Mapping[str, Tensor], encoder: Mapping, where: str) -> None:
+    """Raise ValueError for weights that aren't as many and as large as the config says, before a model is built.
+
+    So a few lines of config can't ask for more memory than the weights beside them. state: under our names.
+    """
+    width, inner = encoder["d_model"], encoder["d_model"] * encoder["ff_expansion_factor"]
+    shapes = {"pre_encode.conv.0.weight": (encoder["subsampling_conv_channels"], 1, 3, 3)}
+    for number in range(encoder["n_layers"]):
+        shapes[f"layers.{number}.feed_forward1.linear1.weight"] = (inner, width)
+        shapes[f"layers.{number}.conv.depthwise_conv.weight"] = (width, 1, encoder["conv_kernel_size"])
+    for name, shape in shapes.items():
+        if name not in state or tuple(state[name].shape) != shape:
+            found = f"of shape {list(state[name].shape)}" if name in state else "missing"
+            raise ValueError(
+                f"{where}: the weights don't fit the config: {name} is {found} and should be {list(shape)}"
+            )
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() and not name.endswith(COUNTERS):
+            raise ValueError(f"{where}: {name} is of {tensor.dtype}, and weights are floating-point numbers")
 
 
 def read_json(path: Path) -> dict:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing, and every Hugging Face folder has it")
+        raise FileNotFoundError(f"{path} is missing, and every Hugging Face folder has it; of a run give a .ckpt")
+    if path.stat().st_size > LARGEST_JSON_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes: no JSON file of a model has so many")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # UnicodeDecodeError is one
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise ValueError(f"{path} is no JSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a mapping, not a {type(content).__name__}")
@@ -128,23 +157,47 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder, of one file or of several shards."""
     names = {WEIGHTS}
     if not (folder / WEIGHTS).is_file() and (folder / SHARDS).is_file():
-        names = set(read_json(folder / SHARDS).get("weight_map", {}).values())
+        names = shard_names(folder / SHARDS)
     state = {}
     for name in sorted(names):
-        path = folder / Path(name).name  # a shard lies beside its index
+        path = folder / name
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: only safetensors are read here, no pickles")
         state |= read_weights(path).state_dict
     return state
 
 
-def extractor_section(folder: Path) -> dict:
+def shard_names(index: Path) -> set[str]:
+    """The files that an index names. A shard lies beside its index, wherever a name points to."""
+    shards = read_json(index).get("weight_map")
+    names = list(shards.values()) if isinstance(shards, dict) else []
+    if not names or not all(isinstance(n, str) and n == Path(n).name and n.endswith(".safetensors") for n in names):
+        raise ValueError(f"{index}: weight_map must give each tensor the name of a .safetensors file beside it")
+    return set(names)
+
+
+def encoder_section(folder: Path) -> tuple[dict, str]:
+    """What config.json says of the encoder, which a recogniser's keeps under encoder_config; and where it stands."""
+    return subsection(folder / CONFIG, "encoder_config")
+
+
+def extractor_section(folder: Path) -> tuple[dict, str]:
     """What preprocessor_config.json says; transformers 5 may keep it inside processor_config.json."""
     if (folder / EXTRACTOR).is_file():
-        return read_json(folder / EXTRACTOR)
-    if (folder / PROCESSOR).is_file() and "feature_extractor" in (whole := read_json(folder / PROCESSOR)):
-        return whole["feature_extractor"]
+        return read_json(folder / EXTRACTOR), str(folder / EXTRACTOR)
+    if (folder / PROCESSOR).is_file() and "feature_extractor" in read_json(folder / PROCESSOR):
+        return subsection(folder / PROCESSOR, "feature_extractor")
     raise FileNotFoundError(f"{folder / EXTRACTOR} is missing: it says from which features the encoder was trained")
+
+
+def subsection(path: Path, key: str) -> tuple[dict, str]:
+    """A section of a JSON file, or all of it where the section isn't there; and where that stands."""
+    content = read_json(path)
+    if content.get(key) is None:
+        return content, str(path)
+    if not isinstance(content[key], dict):
+        raise ValueError(f"{path}: {key} must be a mapping, not a {type(content[key]).__name__}")
+    return content[key], f"{path}: {key}"
 
 
 # run
@@ -153,7 +206,9 @@ def extractor_section(folder: Path) -> dict:
 @torch.inference_mode()
 def run_folder(folder: Path, speech: Speech) -> list[Output]:
     """Features and, under each attention implementation, encoder states, as transformers computes them."""
-    batch = load_extractor(folder)(speech.utterances(), sampling_rate=speech.sample_rate, return_tensors="pt")
+    batch = extractor(*extractor_section(folder))(
+        speech.utterances(), sampling_rate=speech.sample_rate, return_tensors="pt"
+    )
     outputs = [Output(FEATURES, FEATURES, cut(batch["input_features"], batch["attention_mask"].sum(1)))]
     features = speech.features.transpose(1, 2)  # (B, T, F)
     for attention in ATTENTIONS:
@@ -177,22 +232,24 @@ def encode(model: "ParakeetEncoder", features: Tensor, frames: Tensor) -> Tensor
 
 
 def load_parakeet(folder: Path, attention: str) -> "ParakeetEncoder":
-    """The encoder as a user of transformers gets it. Raises ValueError if a weight of it isn't in the folder."""
+    """The encoder as a user of transformers gets it, with the options that concern it and no others of the folder's.
+
+    Raises ValueError if a weight of it isn't in the folder.
+    """
     from transformers import ParakeetEncoder
 
     with quiet():
         model, told = ParakeetEncoder.from_pretrained(
-            folder, attn_implementation=attention, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder,
+            config=parakeet_config(*encoder_section(folder)),
+            attn_implementation=attention,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     if told["missing_keys"]:
         raise ValueError(f"{folder}: transformers finds no {', '.join(sorted(told['missing_keys'])[:3])}")
     return model.float().eval()
-
-
-def load_extractor(folder: Path) -> "ParakeetFeatureExtractor":
-    from transformers import ParakeetFeatureExtractor
-
-    return ParakeetFeatureExtractor(**extractor_section(folder))
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Names on the left of a table are ours, which are NeMo's; those on the right are 
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
@@ -48,14 +48,26 @@ PARAKEET_NEEDS = {  # the only values that our encoder has
     "subsampling_conv_kernel_size": 3,
     "subsampling_conv_stride": 2,
 }
-PARAKEET_OPTIONS = {
-    *ENCODER_OPTIONS.values(),
-    *PARAKEET_NEEDS,
-    "attention_bias",
-    "convolution_bias",
-    "intermediate_size",
-    "subsampling_conv_channels",
-    "layerdrop",
+LARGEST_NUMBERS = {  # of theirs; no model comes near, and a stranger's file may say anything
+    "num_mel_bins": 2**10,
+    "num_hidden_layers": 2**10,
+    "hidden_size": 2**16,
+    "num_attention_heads": 2**10,
+    "intermediate_size": 2**18,
+    "conv_kernel_size": 2**10,
+    "subsampling_factor": 2**6,
+    "subsampling_conv_channels": 2**13,
+    "max_position_embeddings": 2**17,
+}
+FLAGS = ("scale_input", "attention_bias", "convolution_bias")
+PROBABILITIES = ("activation_dropout", "dropout", "dropout_positions", "attention_dropout", "layerdrop")
+PARAKEET_OPTIONS = (*LARGEST_NUMBERS, *FLAGS, *PROBABILITIES, *PARAKEET_NEEDS)
+LARGEST_FEATURES = {  # the same for a feature extractor
+    "feature_size": 2**10,
+    "sampling_rate": 10**6,
+    "hop_length": 2**16,
+    "n_fft": 2**16,
+    "win_length": 2**16,
 }
 FEATURE_NEEDS = {  # the only values that ParakeetFeatureExtractor has
     "window": "hann",
@@ -180,6 +192,13 @@ def from_parakeet_config(section: Mapping, where: str) -> dict:
     }
 
 
+def parakeet_config(section: Mapping, where: str) -> "ParakeetEncoderConfig":
+    """What a section describes, with the options that we know: others might ask for anything."""
+    from transformers import ParakeetEncoderConfig
+
+    return ParakeetEncoderConfig(**checked(section, where))
+
+
 def checked(section: Mapping, where: str) -> dict:
     """The options of a ParakeetEncoder, its defaults included. Raises ValueError for what our encoder can't be."""
     from transformers import ParakeetEncoderConfig
@@ -193,16 +212,18 @@ def checked(section: Mapping, where: str) -> dict:
     for name, needed in PARAKEET_NEEDS.items():
         if theirs[name] != needed:
             raise ValueError(f"{where}: {name}={theirs[name]!r}, and ConformerEncoder has {needed!r} only")
-    for name in PARAKEET_OPTIONS - PARAKEET_NEEDS.keys():
-        if not isinstance(theirs[name], int | float):
-            raise ValueError(f"{where}: {name}={theirs[name]!r} must be a number, true or false")
+    check_numbers(theirs, LARGEST_NUMBERS, where)
+    check_probabilities(theirs, PROBABILITIES, where)
+    for name in FLAGS:
+        if not isinstance(theirs[name], bool):
+            raise ValueError(f"{where}: {name}={theirs[name]!r} must be true or false")
     if theirs["attention_bias"] != theirs["convolution_bias"]:
         raise ValueError(
             f"{where}: attention_bias={theirs['attention_bias']} and convolution_bias={theirs['convolution_bias']} "
             "differ, and ConformerEncoder has use_bias for both"
         )
     inner, outer = theirs["intermediate_size"], theirs["hidden_size"]
-    if not outer or inner % outer:
+    if inner % outer:
         raise ValueError(
             f"{where}: intermediate_size={inner} is no multiple of hidden_size={outer}, as it must be here"
         )
@@ -210,26 +231,50 @@ def checked(section: Mapping, where: str) -> dict:
 
 
 def from_extractor(section: Mapping, where: str) -> dict:
-    """Our `preprocessor` section for the features that a feature extractor's section describes."""
+    """Our `preprocessor` section for the features that a feature extractor's section describes, read from `where`."""
+    theirs = extractor(section, where)
+    rate = theirs.sampling_rate
+    return {
+        "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
+        "sample_rate": rate,
+        **in_seconds("size", theirs.win_length, rate),
+        **in_seconds("stride", theirs.hop_length, rate),
+        "n_fft": theirs.n_fft,
+        "features": theirs.feature_size,
+        "preemph": theirs.preemphasis,
+        **FEATURE_NEEDS,
+    }
+
+
+def extractor(section: Mapping, where: str) -> "ParakeetFeatureExtractor":
+    """What a section describes, built with the options that we know. Raises ValueError for what ours can't be."""
     from transformers import ParakeetFeatureExtractor
 
     kind = section.get("feature_extractor_type")
     if kind != EXTRACTOR_TYPE:
         raise ValueError(f"{where}: feature_extractor_type={kind!r} is not {EXTRACTOR_TYPE!r}")
-    extractor = ParakeetFeatureExtractor(**section)
-    if extractor.padding_value != 0.0:
-        raise ValueError(f"{where}: padding_value={extractor.padding_value}, and audio is padded with 0.0 only here")
-    rate = extractor.sampling_rate
-    return {
-        "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
-        "sample_rate": rate,
-        **in_seconds("size", extractor.win_length, rate),
-        **in_seconds("stride", extractor.hop_length, rate),
-        "n_fft": extractor.n_fft,
-        "features": extractor.feature_size,
-        "preemph": extractor.preemphasis,
-        **FEATURE_NEEDS,
-    }
+    defaults = ParakeetFeatureExtractor()
+    names = (*LARGEST_FEATURES, "preemphasis", "padding_value")
+    theirs = {name: section.get(name, getattr(defaults, name)) for name in names}
+    check_numbers(theirs, LARGEST_FEATURES, where)
+    check_probabilities(theirs, ["preemphasis"], where)
+    if theirs["win_length"] > theirs["n_fft"]:
+        raise ValueError(f"{where}: win_length={theirs['win_length']} is more than n_fft={theirs['n_fft']}")
+    if theirs["padding_value"] != 0.0:
+        raise ValueError(f"{where}: padding_value={theirs['padding_value']!r}, and audio is padded with 0.0 only here")
+    return ParakeetFeatureExtractor(**theirs)
+
+
+def check_numbers(options: Mapping, largest: Mapping[str, int], where: str) -> None:
+    for name, limit in largest.items():
+        if type(options[name]) is not int or not 1 <= options[name] <= limit:
+            raise ValueError(f"{where}: {name}={options[name]!r} must be a whole number from 1 to {limit}")
+
+
+def check_probabilities(options: Mapping, names: Iterable[str], where: str) -> None:
+    for name in names:
+        if not isinstance(options[name], int | float) or not 0 <= options[name] <= 1:
+            raise ValueError(f"{where}: {name}={options[name]!r} must be a number from 0 to 1")
 
 
 def in_seconds(name: str, samples: int, rate: int) -> dict[str, float | int | None]:

@@ -1,11 +1,13 @@
 """Encoders in transformers and here: the same states, the same features, and bit-equal weights on the way back."""
 
 import json
+import os
 import shutil
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
 
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel
 from tools.conversion import hugging_face
@@ -50,6 +52,10 @@ def folder(nest, tmp_path):
     """A folder that was written for transformers, and the model in it."""
     write_folder(model := nest(), tmp_path / "parakeet")
     return tmp_path / "parakeet", model
+
+
+def change_json(path, change):
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
 
 def test_both_attentions_give_our_states_on_a_ragged_batch(nest, tmp_path):
@@ -100,8 +106,7 @@ def test_two_names_changed_round_are_noticed(nest, tmp_path, monkeypatch, pair):
 
 def test_a_wrong_scale_is_noticed(folder):
     path, model = folder
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | {"scale_input": False}))
+    change_json(path / "config.json", {"scale_input": False})
     speech = make_speech(model, synthesise(16000))
     with pytest.raises(ValueError, match=r"encoder states \(eager"):
         check(model, run_folder(path, speech), TOLERANCES, "folder", speech)
@@ -186,17 +191,78 @@ def test_features_described_inside_a_processor_are_read(folder):
         ("config.json", {"subsampling_conv_kernel_size": 5}, "subsampling_conv_kernel_size=5"),
         ("config.json", {"attention_bias": False}, "attention_bias=False and convolution_bias=True"),
         ("config.json", {"intermediate_size": 33}, "intermediate_size=33"),
-        ("config.json", {"hidden_size": "big"}, "hidden_size='big' must be a number"),
-        ("config.json", {"num_hidden_layers": 3}, "the weights don't fit the config: missing: layers.2."),
+        ("config.json", {"hidden_size": "big"}, "hidden_size='big' must be a whole number from 1 to"),
+        ("config.json", {"hidden_size": -1}, "hidden_size=-1 must be a whole number"),
+        ("config.json", {"hidden_size": 32, "intermediate_size": 64}, r"linear1.weight is .*should be \[64, 32\]"),
+        ("config.json", {"num_hidden_layers": 3}, "layers.2.feed_forward1.linear1.weight is missing"),
+        ("config.json", {"num_hidden_layers": 200000}, "num_hidden_layers=200000 must be"),  # hours to build
+        ("config.json", {"max_position_embeddings": 10**9}, "max_position_embeddings=1000000000 must be"),
+        ("config.json", {"dropout": float("nan")}, "dropout=nan must be a number from 0 to 1"),
+        ("config.json", {"scale_input": "x"}, "scale_input='x' must be true or false"),
+        ("config.json", {"encoder_config": "x"}, "encoder_config must be a mapping, not a str"),
         ("preprocessor_config.json", {"feature_extractor_type": "WhisperFeatureExtractor"}, "WhisperFeatureExtractor"),
         ("preprocessor_config.json", {"padding_value": 1.0}, "padding_value=1.0"),
+        ("preprocessor_config.json", {"n_fft": 10**9}, "n_fft=1000000000 must be a whole number"),
+        ("preprocessor_config.json", {"sampling_rate": "x"}, "sampling_rate='x' must be a whole number"),
+        ("preprocessor_config.json", {"win_length": 600}, "win_length=600 is more than n_fft=512"),
     ],
 )
 def test_a_folder_of_something_else_is_refused_by_name(folder, file, change, message):
     path, _ = folder
-    (path / file).write_text(json.dumps(json.loads((path / file).read_text()) | change))
-    with pytest.raises(ValueError, match=message):
+    change_json(path / file, change)
+    with pytest.raises(ValueError, match=message) as raised:
         read_folder(path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000 + "]" * 100_000, "[1]", "{", ""])
+def test_a_config_that_is_no_mapping_is_one_line(folder, content):
+    path, _ = folder
+    (path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json (is no JSON|must hold a mapping)"):
+        read_folder(path)
+
+
+@pytest.mark.parametrize(
+    "weight_map",
+    [{}, [1], {"a": 1}, {"a": ["b"]}, {"a": "../model.safetensors"}, {"a": "/model.safetensors"}, {"a": "model.ckpt"}],
+)
+def test_an_index_that_names_no_files_beside_it_is_refused(folder, weight_map):
+    path, _ = folder
+    (path / "model.safetensors").rename(path.parent / "model.safetensors")
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ValueError, match="weight_map must give each tensor the name of"):
+        read_folder(path)
+
+
+def test_options_that_do_not_concern_the_encoder_reach_nobody(folder):
+    """transformers would choke on the first, and build a billion names for the second."""
+    path, model = folder
+    change_json(path / "config.json", {"layer_types": [1], "num_labels": 10**9, "quantization_config": {}})
+    change_json(path / "preprocessor_config.json", {"padding_side": "up", "return_attention_mask": False})
+    speech = make_speech(model, synthesise(16000))
+    check(read_folder(path), run_folder(path, speech), TOLERANCES, "folder", speech)
+
+
+def test_weights_that_are_whole_numbers_are_refused_by_name(folder):
+    path, _ = folder
+    state = load_file(path / "model.safetensors")
+    state["layers.1.norm_out.bias"] = state["layers.1.norm_out.bias"].int()
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"layers.1.norm_out.bias is of torch.int32"):
+        read_folder(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no modes there")
+def test_who_may_read_the_config_may_read_the_weights(folder):
+    path, _ = folder
+    modes = {file.stat().st_mode for file in path.iterdir()}
+    assert len(modes) == 1 and modes.pop() & 0o044 == 0o666 & ~current_umask() & 0o044
+
+
+def current_umask() -> int:
+    os.umask(mask := os.umask(0))
+    return mask
 
 
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "model.safetensors"])
