@@ -13,6 +13,7 @@ from core.connectors.nemo_config import from_nemo
 from core.connectors.nemo_file import read_nemo_config, read_nemo_weights
 from utils.checkpoint_files.checkpoint_file import load_checkpoint
 from utils.checkpoint_files.config_references import resolved
+from utils.checkpoint_files.tensor_digest import METADATA_KEY, digest
 from utils.config_check import refuse_unknown_keys
 from utils.logging import logger
 from utils.training.ema import averaged_state_dict
@@ -54,8 +55,8 @@ class Weights:
 class LoadReport:
     """What became of a file's weights: names of the model's or the file's state dict.
 
-    missing: the model has it and the file doesn't. unexpected: the contrary. mismatched: name, shape in the file,
-    shape in the model. left_out: what `include` and `exclude` kept away from either side. frozen_replaced and
+    missing: the model has it and the file doesn't. unexpected: the contrary. mismatched: name, shape or type in the
+    file, and in the model. left_out: what `include` and `exclude` kept away from either side. frozen_replaced and
     frozen_kept: parameters that no training changes, now the file's instead of the model's, or the model's still.
     """
 
@@ -63,7 +64,7 @@ class LoadReport:
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    mismatched: list[tuple[str, str, str]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     frozen_replaced: list[str] = field(default_factory=list)
     frozen_kept: list[str] = field(default_factory=list)
@@ -75,11 +76,11 @@ class LoadReport:
         return not (self.missing or self.unexpected or self.mismatched or self.left_out)
 
     def __str__(self) -> str:
-        shapes = [f"{name} ({list(there)} there, {list(here)} here)" for name, there, here in self.mismatched]
+        forms = [f"{name} ({there} there, {here} here)" for name, there, here in self.mismatched]
         kinds = {
             "missing in the file, so as initialized": self.missing,
             "not in this model, so not loaded": self.unexpected,
-            "of another shape": shapes,
+            "of another shape or type": forms,
             "left out by include and exclude": self.left_out,
             "frozen, and now the file's": self.frozen_replaced,
             "frozen, and not the file's": self.frozen_kept,
@@ -91,8 +92,8 @@ class LoadReport:
 
     def problem(self) -> str:
         """What differs, in one line."""
-        shapes = [f"{name} {list(there)} for {list(here)}" for name, there, here in self.mismatched]
-        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": shapes}
+        forms = [f"{name} {there} for {here}" for name, there, here in self.mismatched]
+        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape or type": forms}
         return "; ".join(f"{kind}: {some(names)}" for kind, names in kinds.items() if names)
 
 
@@ -157,17 +158,23 @@ def read_config(cfg: object, path: Path) -> DictConfig | None:
 
 
 def read_safetensors(path: Path) -> Weights:
-    """Tensors under their names; the config, if the file has it, is JSON under `config` of the file's metadata."""
+    """Tensors under their names; the config, if the file has it, is JSON under `config` of the file's metadata.
+
+    Files of ours have a checksum there, too. Others have none: of these a damaged one may pass for whole.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            cfg = (file.metadata() or {}).get("config")
+            metadata = file.metadata() or {}
             names = file.keys()
             state_dict = {name: file.get_tensor(name) for name in names}
-        config = None if cfg is None else json.loads(cfg)
+        config = json.loads(metadata.get("config", "null"))
     except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} can't be read: {str(error).partition(chr(10))[0]}") from error
+    written = metadata.get(METADATA_KEY)
+    if written is not None and written != digest(state_dict, metadata.get("config", "")):
+        raise ValueError(f"{path} is damaged: its tensors and its config aren't as they were written")
     return Weights(state_dict, read_config(config, path), str(path))
 
 
@@ -263,7 +270,9 @@ def compare(
         elif name not in state_dict:
             report.missing.append(name)
         elif state_dict[name].shape != ours[name].shape:
-            report.mismatched.append((name, tuple(state_dict[name].shape), tuple(ours[name].shape)))
+            report.mismatched.append((name, str(list(state_dict[name].shape)), str(list(ours[name].shape))))
+        elif not holds(ours[name].dtype, state_dict[name].dtype):
+            report.mismatched.append((name, str(state_dict[name].dtype), str(ours[name].dtype)))
         else:
             report.loaded.append(name)
     loaded = set(report.loaded)
@@ -276,6 +285,15 @@ def compare(
     return report
 
 
+def holds(ours: torch.dtype, theirs: torch.dtype) -> bool:
+    """Whether a tensor keeps its values in the model: half precision in float32 does, integers in floats don't.
+
+    torch would convert anything to anything, without a word.
+    """
+    kinds = {(dtype.is_floating_point, dtype.is_complex, dtype == torch.bool) for dtype in (ours, theirs)}
+    return theirs == ours or (len(kinds) == 1 and theirs.itemsize < ours.itemsize)
+
+
 def load_matching(
     model: nn.Module,
     state_dict: Mapping[str, Tensor],
@@ -286,7 +304,8 @@ def load_matching(
     """Load the tensors whose names `model` has too; say what became of all of them.
 
     include: load only names that contain one of these; None: all. exclude: no names that contain one of these.
-    Raises ValueError, in one line, for a tensor of another shape, and when nothing fits: the model is unchanged then.
+    Raises ValueError, in one line, for a tensor of another shape or type, and when nothing fits; the model is then
+    unchanged.
     """
     for pattern in include or ():
         if not any(pattern in name for name in state_dict):

@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.connectors.initial_weights import Part, initial_parts, load_matching, read_weights, start_from
+from tests.utils.hostile import flipped
+from utils.checkpoint_files.tensor_digest import METADATA_KEY, digest
 
 
 class Two(nn.Module):
@@ -65,6 +67,31 @@ def test_another_shape_is_an_error_with_both_shapes_and_changes_nothing():
         load_matching(model, theirs, source="x.ckpt")
     assert "\n" not in str(raised.value) and equal(model, before, "")
     assert load_matching(model, theirs, exclude=["coder"], source="x.ckpt").loaded == ["codes"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "said"),
+    [
+        (torch.int32, r"encoder\.weight torch\.int32 for torch\.float32"),
+        (torch.bool, r"torch\.bool for torch\.float32"),
+        (torch.complex64, r"torch\.complex64 for torch\.float32"),
+        (torch.float64, r"encoder\.weight torch\.float64 for torch\.float32"),
+    ],
+)
+def test_another_type_is_an_error_and_changes_nothing(dtype, said):
+    model, before = Two(), Two().state_dict()
+    model.load_state_dict(before)
+    theirs = {name: value.to(dtype) for name, value in Two(value=1.0).state_dict().items()}
+    with pytest.raises(ValueError, match=rf"of another shape or type: .*{said}"):
+        load_matching(model, theirs)
+    assert equal(model, before, "")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_weights_in_half_precision_are_loaded(dtype):
+    model, theirs = Two(), {name: value.to(dtype) for name, value in Two(value=1.0).state_dict().items()}
+    assert load_matching(model, theirs).is_whole
+    assert torch.equal(model.encoder.weight, theirs["encoder.weight"].float())
 
 
 def test_a_misspelt_include_is_an_error():
@@ -138,6 +165,18 @@ def test_a_safetensors_file_gives_weights_and_the_config_of_its_metadata(tmp_pat
     assert weights.config.width == 3
     save_file(state_dict, tmp_path / "bare.safetensors")
     assert read_weights(tmp_path / "bare.safetensors").config is None
+
+
+def test_a_changed_bit_of_a_safetensors_file_with_a_checksum_is_an_error(tmp_path):
+    path = tmp_path / "two.safetensors"
+    state_dict, config = Two(value=1.0).state_dict(), json.dumps({"width": 3})
+    save_file(state_dict, path, metadata={"config": config, METADATA_KEY: digest(state_dict, config)})
+    whole = path.read_bytes()
+    assert read_weights(path).config.width == 3
+    for position in [*range(len(whole) - 8, len(whole)), whole.index(b"3}"), whole.index(b"decoder.bias")]:
+        path.write_bytes(flipped(whole, position, 4))
+        with pytest.raises(ValueError, match=r"two\.safetensors is damaged"):
+            read_weights(path)
 
 
 @pytest.mark.parametrize(
