@@ -53,7 +53,7 @@ SMALL = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_config() -> Callable[..., DictConfig]:
     """`small_config(**{"encoder.n_layers": 1})`: the shipped model section, shrunk, without dropout."""
 

@@ -13,7 +13,6 @@ number of batches that a batch norm has seen is the largest.
 """
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,19 +20,21 @@ from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.connectors.initial_weights import Weights, read_weights
+from core.connectors.initial_weights import Weights, of_checkpoint, read_weights
 from core.connectors.nemo_config import to_nemo
 from core.connectors.save_restore import NOT_A_PART, RUN_KEYS, differences
+from tools.conversion.arguments import add_weights, check_free, new_parser
 from tools.conversion.formats import FORMATS
 from tools.conversion.speech_encoder import build_model
 from utils.checkpoint_files.checkpoint_file import load_checkpoint
 from utils.checkpoint_files.files import written_whole
+from utils.checkpoint_files.tensor_digest import digest
 from utils.errors import one_line_errors
-from utils.training.ema import NEMO_AVERAGE, averaged_state_dict
+from utils.training.ema import NEMO_AVERAGE
 
 OUTPUTS = (".nemo", ".ckpt", ".safetensors")
 LAST = "last.ckpt"  # how the name of a run's last checkpoint ends
@@ -59,8 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     if args.output.suffix not in OUTPUTS:
         raise ValueError(f"--output {args.output} must end in one of {', '.join(OUTPUTS)}")
-    if args.output.exists() and not args.force:
-        raise FileExistsError(f"{args.output} is there already: give another name, or --force to replace it")
+    check_free(args.output, args.force)
     chosen = choose(args)
     paths = [candidate.path for candidate in chosen]
     weights = (read(path, args.weights) for path in paths)
@@ -73,23 +73,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    summary, _, examples = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("inputs", nargs="+", type=Path, metavar="IN", help=".ckpt and .nemo files, or a run's folder")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--last", type=int, metavar="N", help="of a folder: the N checkpoints of the most steps")
     which.add_argument("--best", type=int, metavar="N", help="of a folder: the N best checkpoints by the monitor")
     parser.add_argument("--output", "-o", type=Path, required=True, help=f"a file that ends in {', '.join(OUTPUTS)}")
     parser.add_argument("--force", action="store_true", help="replace the file that --output names")
-    parser.add_argument(
-        "--weights",
-        choices=("trained", "ema"),
-        default="trained",
-        help="of .ckpt files whose run averaged its weights (exp_manager.ema): those as trained, the default, or the "
-        "moving averages",
-    )
+    add_weights(parser)
     return parser.parse_args(arguments)
 
 
@@ -98,6 +89,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def choose(args: argparse.Namespace) -> list[Candidate]:
     """The files to average, each with other weights. Raises ValueError or FileNotFoundError for fewer than two."""
+    for path in args.inputs:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} doesn't exist")
     in_folder = any(path.is_dir() for path in args.inputs)
     number = args.last if args.last is not None else args.best
     if in_folder and (len(args.inputs) > 1 or number is None):
@@ -114,7 +108,9 @@ def choose(args: argparse.Namespace) -> list[Candidate]:
     elif args.best is not None:
         candidates = best(candidates, number)
     if len(candidates) < (number or 2):
-        raise ValueError(f"there are only {len(candidates)} checkpoints with different weights, not {number or 2}")
+        found = f"{len(candidates)} of {number or 2} checkpoints with different weights are there"
+        more = "; exp_manager.checkpoint_callback_params.save_top_k says how many a run keeps" if in_folder else ""
+        raise ValueError(found + more)
     return candidates
 
 
@@ -131,36 +127,21 @@ def files_of_run(folder: Path) -> list[Path]:
 
 
 def inspect(path: Path, kind: str) -> Candidate:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} doesn't exist, or is no file")
-    checkpoint = load_checkpoint(path) if path.suffix == ".ckpt" else {"state_dict": read_weights(path).state_dict}
-    state_dict = chosen_weights(checkpoint, kind, path)
-    digest = hashlib.sha256()
-    for name in sorted(state_dict):
-        digest.update(name.encode())
-        digest.update(state_dict[name].contiguous().view(-1).view(torch.uint8).numpy())
-    return Candidate(
-        path, checkpoint.get("global_step", 0), digest.hexdigest(), ranking(checkpoint), "loops" in checkpoint
-    )
+    """What the choice needs to know of a file. Its weights aren't kept: a folder's may be more than the memory holds.
 
-
-def chosen_weights(checkpoint: dict, kind: str, path: Path) -> dict[str, Tensor]:
-    """kind: 'trained', or 'ema' for the moving averages."""
-    if kind == "trained":
-        return checkpoint.get("state_dict", checkpoint)
-    state_dict = averaged_state_dict(checkpoint)
-    if state_dict is None:
-        raise ValueError(f"--weights ema: {path} holds no moving average; leave the option away")
-    return state_dict
+    kind: 'trained', or 'ema' for the moving averages.
+    """
+    checkpoint = load_checkpoint(path) if path.suffix == ".ckpt" else {}
+    weights = (of_checkpoint(checkpoint, path) if checkpoint else read_weights(path)).of(kind)
+    return Candidate(path, weights.step, digest(weights.state_dict), ranking(checkpoint), "loops" in checkpoint)
 
 
 def read(path: Path, kind: str) -> Weights:
-    weights = read_weights(path)
+    """The weights of a file that `inspect` has seen. Raises ValueError for one that says no config."""
+    weights = read_weights(path).of(kind)
     if weights.config is None:
         raise ValueError(f"{path} says nothing of the model's config: average the files that it came from")
-    if kind == "trained":
-        return weights
-    return Weights(chosen_weights(load_checkpoint(path), kind, path), weights.config, weights.source)
+    return weights
 
 
 def ranking(checkpoint: Mapping) -> list[str]:

@@ -12,6 +12,7 @@ difference is above the format's tolerance, nothing is left behind and the exit 
 """
 
 import argparse
+import glob
 import shutil
 import sys
 from collections.abc import Iterator
@@ -23,14 +24,9 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.conversion.formats import (
-    FOLDER,
-    FORMATS,
-    ONNX_WITH_PREPROCESSOR,
-    Format,
-    kind_of,
-    read_averaged,
-)
+from tools.conversion.arguments import add_weights, check_free, new_parser
+from tools.conversion.formats import FOLDER, FORMATS, ONNX_WITH_PREPROCESSOR, Format, kind_of, read_file
+from tools.conversion.onnx_file import weights_beside
 from tools.conversion.self_check import Difference, Speech, check, load, make_speech, synthesise
 from tools.conversion.speech_encoder import encoder_of, with_encoder
 from utils.checkpoint_files.checkpoint_file import BadCheckpoint
@@ -61,21 +57,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    summary, _, examples = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("input", metavar="IN", help="a file or folder")
     parser.add_argument("output", metavar="OUT", help="a file or folder that isn't there yet")
     parser.add_argument("--force", action="store_true", help="replace what OUT is now")
     parser.add_argument("--encoder-only", action="store_true", help="without quantizer and decoder")
-    parser.add_argument(
-        "--weights",
-        choices=("trained", "ema"),
-        default="trained",
-        help="of a .ckpt whose run averaged its weights (exp_manager.ema): those as trained, the default, or the "
-        "averages",
-    )
+    add_weights(parser)
     parser.add_argument("--base", help="a whole model that gets the encoder of IN in place of its own")
     parser.add_argument("--with-preprocessor", action="store_true", help="ONNX: from the waveform, not from features")
     parser.add_argument("--audio", nargs="+", type=Path, metavar="FILE", help="speech to check with, best of your own")
@@ -97,15 +84,10 @@ def find_format(args: argparse.Namespace, *, is_input: bool) -> Format:
     return FORMATS[kind]
 
 
-def check_free(path: Path, force: bool) -> None:
-    """Raise FileExistsError where something stands already, but for an empty folder."""
-    taken = any(path.iterdir()) if path.is_dir() else path.exists()
-    if taken and not force:
-        raise FileExistsError(f"{path} is there already: give another name, or --force to replace it")
-
-
 def read(args: argparse.Namespace, source: Format) -> nn.Module:
-    model = (read_averaged if args.weights == "ema" else source.read)(Path(args.input))
+    """The model of IN, or that of --base with the encoder of IN."""
+    path = Path(args.input)
+    model = source.read(path) if args.weights == "trained" else read_file(path, args.weights)
     if args.base is None:
         return model
     base = FORMATS[kind_of(args.base, is_input=True)]
@@ -127,19 +109,36 @@ def show(name: str, differences: list[Difference]) -> None:
 def placed(path: Path, *, as_folder: bool) -> Iterator[Path]:
     """Give a path to write to; what was written takes its place only if no error comes.
 
-    Files that a folder holds besides stay.
+    Files that a folder holds besides stay; weights that an ONNX file had beside it go with it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    workshop = path.parent / f".{path.name}.{uuid4().hex[:8]}{UNFINISHED}"
-    workshop.mkdir()
+    workshop = new_workshop(path)
     try:
         yield workshop if as_folder else workshop / path.name
         folder = path if as_folder else path.parent
         folder.mkdir(exist_ok=True)
-        for file in sorted(workshop.iterdir(), key=lambda file: file.name == path.name):  # what it refers to first
+        files = sorted(workshop.iterdir(), key=lambda file: file.name == path.name)  # what it refers to first
+        for file in files:
             file.replace(folder / file.name)
+        for older in set(weights_beside(path)) - {folder / file.name for file in files}:
+            older.unlink()
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
+
+
+def new_workshop(path: Path) -> Path:
+    """A folder beside `path`, in place of those that killed conversions to this name have left.
+
+    Raises OSError, naming the folder, where nothing can be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}{UNFINISHED}"):
+            shutil.rmtree(left)
+        workshop = path.parent / f".{path.name}.{uuid4().hex[:8]}{UNFINISHED}"
+        workshop.mkdir()
+    except OSError as error:
+        raise type(error)(f"nothing can be written to {path.parent}: {error.strerror}") from error
+    return workshop
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from models.ssl_models import EncDecMaskedTokenPredModel
 HOLDER = "nemo.collections.asr.models.ssl_models.SpeechEncDecSelfSupervisedModel"
 PARTS = ("preprocessor.", "encoder.")
 SECTIONS = ("sample_rate", "preprocessor", "spec_augment", "encoder")
-WRAPPED, MASK = "encoder.pre_encode.pre_encode.", "encoder.pre_encode.masking."  # post_conv masking in the encoder
+PLAIN = "encoder.pre_encode."
+WRAPPED, MASK = "encoder.pre_encode.pre_encode.", "encoder.pre_encode.masking."  # with mask_position=post_conv
 
 
 def save_encoder(model: EncDecMaskedTokenPredModel, path: str | Path) -> None:
@@ -35,4 +36,9 @@ def encoder_config(cfg: DictConfig) -> DictConfig:
 def encoder_weights(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of preprocessor and encoder, under the names that they have without masking."""
     kept = {name: t for name, t in state_dict.items() if name.startswith(PARTS) and not name.startswith(MASK)}
-    return {name.replace(WRAPPED, "encoder.pre_encode.", 1): t.detach().cpu() for name, t in kept.items()}
+    return {name.replace(WRAPPED, PLAIN, 1): t.detach().cpu() for name, t in kept.items()}
+
+
+def wrapped_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The way back: tensors without masking, under the names that they have with mask_position=post_conv."""
+    return {name.replace(PLAIN, WRAPPED, 1): tensor for name, tensor in state_dict.items()}

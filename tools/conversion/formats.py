@@ -9,15 +9,14 @@ import lightning
 from omegaconf import OmegaConf
 from torch import nn
 
-from core.connectors.initial_weights import Weights, read_weights
+from core.connectors.initial_weights import read_weights
 from core.connectors.save_restore import save_nemo, saved_config
 from tools.conversion import hugging_face, onnx_file, safetensors_file
 from tools.conversion.encoder_file import encoder_config, save_encoder
 from tools.conversion.self_check import FEATURES, LOG_PROBS, STATES, WEIGHTS, Output, Speech, cut, run_model
 from tools.conversion.speech_encoder import SpeechEncoder, build_model
-from utils.checkpoint_files.checkpoint_file import load_checkpoint, save_checkpoint
+from utils.checkpoint_files.checkpoint_file import save_checkpoint
 from utils.logging import logger
-from utils.training.ema import averaged_state_dict
 
 EXACT = {FEATURES: 0.0, STATES: 0.0, LOG_PROBS: 0.0, WEIGHTS: 0.0}
 FOLDER = "folder"
@@ -46,23 +45,15 @@ class Format:
 # ours: .ckpt, .nemo, .safetensors
 
 
-def read_file(path: Path) -> nn.Module:
-    return build_model(read_weights(path))
+def read_file(path: Path, kind: str = "trained") -> nn.Module:
+    """The model of a file with its weights as 'trained', or with the averages of its run, 'ema'.
 
-
-def read_trained(path: Path) -> nn.Module:
-    """The model of a Lightning checkpoint as trained; averages that it also holds are mentioned."""
-    if averaged_state_dict(load_checkpoint(path)) is not None:
-        logger.info(f"{path} also holds averaged weights (exp_manager.ema): --weights ema takes those")
-    return read_file(path)
-
-
-def read_averaged(path: Path) -> nn.Module:
-    """The model of a Lightning checkpoint with the averaged weights of its run in place of those as trained."""
-    state_dict = averaged_state_dict(load_checkpoint(path))
-    if state_dict is None:
-        raise ValueError(f"--weights ema: {path} holds no averaged weights; leave the option away")
-    return build_model(Weights(state_dict, read_weights(path).config, str(path)))
+    Averages that are there and not taken are mentioned.
+    """
+    weights = read_weights(path)
+    if kind == "trained" and weights.averaged is not None:
+        logger.info(f"{path}: its weights as trained are taken; for the averages that it also has: --weights ema")
+    return build_model(weights.of(kind))
 
 
 def run_file(path: Path, speech: Speech) -> list[Output]:
@@ -105,6 +96,7 @@ def run_onnx(path: Path, speech: Speech, *, with_preprocessor: bool) -> list[Out
 
 
 def onnx(title: str, with_preprocessor: bool) -> Format:
+    """The format of files that take waveforms, with_preprocessor, or features."""
     return Format(
         title=title,
         write=partial(onnx_file.write_onnx, with_preprocessor=with_preprocessor),
@@ -118,7 +110,7 @@ def onnx(title: str, with_preprocessor: bool) -> Format:
 # the table
 
 FORMATS = {  # the end of a name
-    ".ckpt": Format("Lightning checkpoint", write_lightning, run_file, EXACT, read_trained),
+    ".ckpt": Format("Lightning checkpoint", write_lightning, run_file, EXACT, read_file),
     ".nemo": Format("NeMo archive", write_nemo_file, run_file, EXACT, read_file),
     ".safetensors": Format(
         "safetensors with the config in the metadata", write_safetensors, run_file, EXACT, read_file

@@ -178,9 +178,14 @@ def save(model: "onnxscript.ir.Model", path: Path) -> None:  # noqa: F821
     except BaseException:
         weights.unlink(missing_ok=True)
         raise
-    for older in path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 8}.data"):
+    for older in weights_beside(path):
         if older != weights:
             older.unlink()
+
+
+def weights_beside(path: Path) -> list[Path]:
+    """The files of their own that exports under this name have written their weights to."""
+    return list(path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 8}.data"))
 
 
 def flush(path: Path) -> None:

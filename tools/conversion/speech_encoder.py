@@ -7,11 +7,10 @@ from core.classes.serialization import from_config_dict
 from core.connectors.initial_weights import Weights, load_matching
 from core.connectors.save_restore import class_for, load_whole
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel, EncDecMaskedTokenPredModel
-from tools.conversion.encoder_file import MASK, WRAPPED, encoder_weights
+from tools.conversion.encoder_file import MASK, encoder_weights, wrapped_names
 from utils.logging import logger
 
 SECTIONS = ("preprocessor", "encoder")
-PLAIN = "encoder.pre_encode."  # WRAPPED with mask_position=post_conv
 NO_AUGMENTATION = {  # a section that NeMo's encoder files have
     "_target_": "nemo.collections.asr.modules.SpectrogramAugmentation",
     "freq_masks": 0,
@@ -81,9 +80,10 @@ def with_encoder(base: nn.Module, model: nn.Module, source: str) -> nn.Module:
     """`base` with the encoder's weights of `model` in place of its own."""
     if isinstance(base, SpeechEncoder):
         raise ValueError("--base holds an encoder only: give a whole model, whose encoder is to be replaced")
-    prefix = WRAPPED if base.pre_encoder is not None else PLAIN
     state = encoder_of(model).encoder.state_dict(prefix="encoder.")
-    state = {name.replace(PLAIN, prefix).removeprefix("encoder."): tensor for name, tensor in state.items()}
+    if base.pre_encoder is not None:
+        state = wrapped_names(state)
+    state = {name.removeprefix("encoder."): tensor for name, tensor in state.items()}
     report = load_matching(base.encoder, state, source=source)
     if report.unexpected or any(not f"encoder.{name}".startswith(MASK) for name in report.missing):
         raise ValueError(f"{source} isn't an encoder of the model in --base: {report.problem()}")

@@ -249,20 +249,15 @@ def test_weights_that_are_whole_numbers_are_refused_by_name(folder):
     state = load_file(path / "model.safetensors")
     state["layers.1.norm_out.bias"] = state["layers.1.norm_out.bias"].int()
     save_file(state, path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"layers.1.norm_out.bias is of torch.int32"):
+    with pytest.raises(ValueError, match=r"layers\.1\.norm_out\.bias torch\.int32 for torch\.float32"):
         read_folder(path)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="files have no modes there")
 def test_who_may_read_the_config_may_read_the_weights(folder):
     path, _ = folder
-    modes = {file.stat().st_mode for file in path.iterdir()}
-    assert len(modes) == 1 and modes.pop() & 0o044 == 0o666 & ~current_umask() & 0o044
-
-
-def current_umask() -> int:
-    os.umask(mask := os.umask(0))
-    return mask
+    (path / "other").touch()
+    assert len({file.stat().st_mode for file in path.iterdir()}) == 1
 
 
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "model.safetensors"])
