@@ -5,9 +5,13 @@ from collections.abc import Iterable, Mapping
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """End of an error message: '; did you mean X?', or all known names when none is near and they are few."""
+    """End of an error message: '; did you mean X?', or all known names when none is near and they are few.
+
+    A known name may be a path such as section.key: its key alone is near.
+    """
     known = sorted(known)
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
+    in_a_section = [name for name in known if name.endswith(f".{word}")]
+    close = in_a_section or difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known are {', '.join(known)}" if 0 < len(known) <= 60 else ""
@@ -28,6 +32,11 @@ def refuse_unless_neutral(values: Mapping, neutral: Mapping[str, tuple], path: s
         if key in values and values[key] not in accepted:
             given, neutral_value = as_yaml(values[key]), as_yaml(accepted[0])
             raise ValueError(f"{path}.{key}={given} {why}; remove it or set it to {neutral_value}")
+
+
+def first_line(error: object) -> str:
+    """Of a library's error: the rest of it is seldom for users."""
+    return str(error).strip().partition("\n")[0]
 
 
 def as_yaml(value: object) -> str:

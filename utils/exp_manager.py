@@ -11,11 +11,13 @@ from utils.checkpoint_files.checkpoint_io import WholeCheckpoints
 from utils.checkpoint_files.files import written_whole
 from utils.experiment.exp_callbacks import build_callbacks
 from utils.experiment.exp_config import ExpManagerConfig, read_exp_config
+from utils.experiment.exp_values import check_values
 from utils.experiment.going_on import checkpoint_folder, checkpoint_to_resume
+from utils.experiment.log_file import LogFile
 from utils.experiment.loggers import LOGGERS, build_loggers
 from utils.experiment.preflight import check_loggers, check_writable
 from utils.experiment.provenance import write_provenance
-from utils.experiment.run_folder import CONFIG_FILE, prepare, run_folder
+from utils.experiment.run_folder import CONFIG_FILE, check_copies, prepare, run_folder
 from utils.logging import info_once, is_rank_zero, logger
 
 TRAINING_MONITOR = "train_loss"  # where nothing is validated
@@ -33,22 +35,25 @@ def exp_manager(trainer: Trainer, cfg: DictConfig | dict | None = None, has_vali
         logger.info("no exp_manager section, or trainer.fast_dev_run: nothing is logged or saved")
         return None
     options = read_exp_config(cfg)
+    check_values(options)
     check_no_second_master(trainer, options)
     check_loggers(options)
     if not has_validation:
         monitor_training(options, trainer)
     folder = run_folder(options)
-    let_lightning_know(trainer, folder)
+    use_run_folder(trainer, folder)
     trainer.ckpt_path = checkpoint_to_resume(options, folder)
+    loggers = build_loggers(options, folder, goes_on=trainer.ckpt_path is not None)
+    callbacks = build_callbacks(options, folder)
     if is_rank_zero():
         make_ready(folder, options)
-    trainer.loggers = build_loggers(options, folder, goes_on=trainer.ckpt_path is not None)
-    trainer.callbacks += build_callbacks(options, folder)
+    trainer.loggers = loggers
+    trainer.callbacks += [LogFile(folder), *callbacks]
     logger.info(f"logs and checkpoints go to {folder}")
     return folder
 
 
-def let_lightning_know(trainer: Trainer, folder: Path) -> None:
+def use_run_folder(trainer: Trainer, folder: Path) -> None:
     """What it saves without our callbacks, as under Slurm, is written whole too, and into the run's folder."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # of a trainer that isn't from `build_trainer`
         trainer.strategy.checkpoint_io = WholeCheckpoints()
@@ -68,6 +73,7 @@ def keep_config(cfg: DictConfig, folder: Path | None) -> None:
 
 def make_ready(folder: Path, options: ExpManagerConfig) -> None:
     """Only rank zero does this. See `utils.experiment.run_folder` and `utils.experiment.provenance`."""
+    check_copies(options.files_to_copy or ())
     check_writable(folder, "explicit_log_dir" if options.explicit_log_dir else "exp_dir")
     if options.create_checkpoint_callback and options.checkpoint_callback_params.dirpath:
         checkpoints = checkpoint_folder(options.checkpoint_callback_params, folder)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.checkpoint_files.checkpoint_io import WholeCheckpoints
-from utils.config_check import nearest, refuse_unknown_keys
+from utils.config_check import first_line, nearest, refuse_unknown_keys
 from utils.logging import info_once
 from utils.training.callbacks import ValidateAtLeastOnce
 from utils.training.progress import SpeechProgress
@@ -60,7 +60,7 @@ def build_trainer(config: DictConfig) -> Trainer:
     try:
         return Trainer(**options | validation_interval(options), callbacks=callbacks, plugins=plugins)
     except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = first_line(error) or type(error).__name__
         raise ValueError(f"trainer: Lightning refuses these options: {reason}") from error
 
 

@@ -2,7 +2,15 @@ import math
 
 import pytest
 
-from utils.config_check import as_yaml, is_number, is_share, nearest, refuse_unknown_keys, refuse_unless_neutral
+from utils.config_check import (
+    as_yaml,
+    first_line,
+    is_number,
+    is_share,
+    nearest,
+    refuse_unknown_keys,
+    refuse_unless_neutral,
+)
 
 
 def test_the_nearest_name_is_offered():
@@ -12,6 +20,14 @@ def test_the_nearest_name_is_offered():
 def test_without_a_near_name_a_short_list_is_shown_whole():
     assert nearest("zzz", ["b", "a"]) == "; known are a, b"
     assert nearest("zzz", [f"name{i}" for i in range(100)]) == ""
+
+
+def test_a_key_of_a_section_is_near_to_its_path():
+    assert nearest("lr", ["optim.lr", "lrs", "optim.lr.sched"]) == "; did you mean 'optim.lr'?"
+
+
+def test_of_an_error_the_first_line_is_told():
+    assert first_line(ValueError("\nwrong\n  full_key: a")) == "wrong"
 
 
 @pytest.mark.parametrize(("path", "full"), [("trainer", "trainer.devics"), ("", "devics")])

@@ -9,13 +9,13 @@ from pathlib import Path
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from utils.config_check import refuse_unknown_keys
+from utils.config_check import first_line, refuse_unknown_keys
 from utils.experiment.exp_config import CallbackParams, EmaParams, ExpManagerConfig
 from utils.experiment.going_on import checkpoint_folder
-from utils.experiment.log_file import LogFile
 from utils.experiment.loggers import KeepRunIds
 from utils.experiment.preflight import Preflight
 from utils.experiment.run_model import RunModel
+from utils.logging import logger
 from utils.training.callbacks import EarlyStopping, RunTimer, StepTimer
 from utils.training.checkpoints import Checkpoints
 from utils.training.data_report import DataReport
@@ -25,8 +25,11 @@ from utils.training.rejects import Rejects
 
 
 def build_callbacks(options: ExpManagerConfig, folder: Path) -> list[Callback]:
-    """Raises ValueError, in one line, for values that Lightning's callbacks refuse."""
-    callbacks: list[Callback] = [LogFile(folder), KeepRunIds(folder), Rejects(folder), DataReport()]
+    """All but the log file, which begins when it is made: these write nothing before training.
+
+    Raises ValueError, in one line, for values that callbacks refuse.
+    """
+    callbacks: list[Callback] = [KeepRunIds(folder), Rejects(folder), DataReport()]
     callbacks.append(FiniteSteps(folder, options.max_skipped_steps_in_a_row))
     if options.log_step_timing:
         callbacks.append(StepTimer(**asdict(options.step_timing_kwargs)))
@@ -36,8 +39,7 @@ def build_callbacks(options: ExpManagerConfig, folder: Path) -> list[Callback]:
         with named("early_stopping_callback_params"):
             callbacks.append(EarlyStopping(**asdict(options.early_stopping_callback_params)))
     if options.max_time_per_run is not None:
-        with named(f"max_time_per_run={options.max_time_per_run}, which is days:hours:minutes:seconds"):
-            callbacks.append(RunTimer(options.max_time_per_run))
+        callbacks.append(RunTimer(options.max_time_per_run))
     if options.create_checkpoint_callback:  # last, so that it saves the state of the others
         callbacks.append(Preflight(options.checkpoint_callback_params))
         with named("checkpoint_callback_params"):
@@ -51,8 +53,7 @@ def named(option: str) -> Iterator[None]:
     try:
         yield
     except (MisconfigurationException, TypeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"exp_manager.{option}: Lightning refuses this: {reason}") from error
+        raise ValueError(f"exp_manager.{option}: Lightning refuses this: {first_line(error)}") from error
 
 
 def build_ema(params: EmaParams) -> EMA:
@@ -60,7 +61,16 @@ def build_ema(params: EmaParams) -> EMA:
 
 
 def build_checkpoints(options: ExpManagerConfig, folder: Path) -> Checkpoints:
+    """What saves checkpoints below `folder`, the run's, and its `.nemo` file beside them.
+
+    Raises ValueError, in one line, for a postfix that isn't .nemo's and for several ways to say when to save.
+    """
     params = options.checkpoint_callback_params
+    if params.save_weights_only and options.resume_if_exists:
+        logger.warning(
+            "exp_manager.checkpoint_callback_params.save_weights_only=true: these checkpoints have no state of the "
+            "optimizer, so that an interrupted run can't go on; set it to false, or exp_manager.resume_if_exists=false"
+        )
     filename = params.filename or default_filename(options.name or "default", params.monitor)
     checkpoints = Checkpoints(
         dirpath=checkpoint_folder(params, folder),
@@ -122,6 +132,9 @@ def read_interval(value: object) -> timedelta | None:
     arguments = {key: amount for key, amount in value.items() if key != "_target_"}
     refuse_unknown_keys(arguments, ("days", "hours", "minutes", "seconds"), path)
     try:
-        return timedelta(**arguments)
+        interval = timedelta(**arguments)
     except TypeError as error:
         raise ValueError(f"{path}={value!r} must be numbers: {error}") from error
+    if interval <= timedelta(0):
+        raise ValueError(f"{path}={value!r} must be longer than nothing; null leaves it out")
+    return interval

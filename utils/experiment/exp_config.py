@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from utils.config_check import as_yaml, refuse_unknown_keys
+from utils.config_check import as_yaml, first_line, refuse_unknown_keys
 
 
 @dataclass
@@ -159,7 +159,7 @@ NEMO_ONLY: dict[str, tuple[Any, str]] = {  # option: NeMo's default, which is ac
     "create_ipl_epoch_stopper_callback": (False, PSEUDO_LABELS),
     "ipl_epoch_stopper_callback_params": ({"enable_stop": True, "stop_every_n_epochs": 1}, PSEUDO_LABELS),
     "log_delta_step_timing": (False, "log_step_timing logs the same seconds"),
-    "disable_validation_on_resume": (True, "a resumed run makes up for a validation that was cut off, only"),
+    "disable_validation_on_resume": (True, "after a resume only an interrupted validation is repeated"),
     "seconds_to_sleep": (5, "no rank has to wait for another here"),
     "create_straggler_detection_callback": (False, SUPERVISION),
     "straggler_detection_params": (
@@ -191,7 +191,7 @@ NEMO_ONLY: dict[str, tuple[Any, str]] = {  # option: NeMo's default, which is ac
         },
         SUPERVISION,
     ),
-    "log_tflops_per_sec_per_gpu": (True, "nobody counts FLOPs of this model, NeMo neither"),
+    "log_tflops_per_sec_per_gpu": (True, "FLOPs of this model are not counted, in NeMo either"),
     "checkpoint_callback_params.filepath": (None, "use dirpath and filename"),
     "checkpoint_callback_params.model_parallel_size": (None, "no model is split over devices here"),
     "checkpoint_callback_params.async_save": (False, "a step waits for its checkpoint"),
@@ -206,7 +206,8 @@ def read_exp_config(config: Mapping) -> ExpManagerConfig:
     NeMo's default under a key of NEMO_ONLY, and for a value of the wrong type.
     """
     given = as_plain(config)
-    refuse_unknown_keys(given, OURS | NEMO_ONLY.keys(), "exp_manager")
+    in_sections = {f"{name}.{key}" for name, kind in SECTIONS.items() for key in names_of(kind)}
+    refuse_unknown_keys(given, OURS | NEMO_ONLY.keys() | in_sections, "exp_manager")
     for name, kind in SECTIONS.items():
         section = given[name] = as_section(given.get(name), f"exp_manager.{name}")
         nemo_only = {key.removeprefix(f"{name}.") for key in NEMO_ONLY if key.startswith(f"{name}.")}
@@ -265,7 +266,3 @@ def refuse_unless_default(value: Any, default: Any, path: str, remedy: str) -> N
             refuse_unless_default(section[key], default[key], f"{path}.{key}", remedy)
     elif value != default:
         raise ValueError(f"{path}={as_yaml(value)} is not implemented: leave it out; {remedy}")
-
-
-def first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from utils.checkpoint_files.files import written_whole
-from utils.config_check import refuse_unknown_keys
+from utils.config_check import first_line, refuse_unknown_keys
 from utils.experiment.csv_logger import TableLogger
 from utils.experiment.exp_config import ExpManagerConfig
 from utils.logging import is_rank_zero, logger
@@ -80,8 +80,7 @@ def existing_mlflow_run(uri: str, run_id: str | None) -> str | None:
     try:
         MlflowClient(uri).get_run(run_id)
     except Exception as error:  # its stores raise what they like, the one of files a bare Exception
-        reason = str(error).partition("\n")[0]
-        logger.warning(f"the MLflow run {run_id} can't be gone on with, a new one begins: {reason}")
+        logger.warning(f"the MLflow run {run_id} can't be gone on with, a new one begins: {first_line(error)}")
         return None
     return run_id
 

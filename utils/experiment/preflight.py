@@ -1,9 +1,11 @@
 """What would end a run hours later, looked for before its first step: no room, no right to write, no login, a typo."""
 
 import importlib.util
+import inspect
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
@@ -40,12 +42,13 @@ def check_loggers(options: ExpManagerConfig) -> None:
 
 
 def check_wandb_login(given: Mapping) -> None:
+    """Raise ValueError where W&B would ask for a key; asks neither the user nor the network. given: the logger's."""
     import wandb
 
     mode = given.get("mode") or wandb.setup().settings.mode
     if given.get("offline") or given.get("anonymous") or mode in NO_LOGIN:
         return
-    if "prompt" in wandb.login.__code__.co_varnames:
+    if "prompt" in inspect.signature(wandb.login).parameters:
         is_logged_in = wandb.login(prompt=False, verify=False)
     else:
         is_logged_in = wandb.api.api_key is not None  # versions that can't be kept from asking
@@ -74,8 +77,8 @@ def check_writable(folder: Path, option: str) -> None:
 class Preflight(Callback):
     """Stops a run before its first step where a monitor is logged by nothing, or the disk can't hold two checkpoints.
 
-    A disk that will get too small for `save_top_k` is warned of. All ranks stop alike.
-    What a model logs is known where it says so itself: `metric_names`, a method that returns the names.
+    Warns when the disk can't hold `save_top_k` checkpoints. All ranks stop alike.
+    What a model logs is known where it says so itself, by `metric_names()`; callbacks say so by `metric_names`.
     """
 
     def __init__(self, params: CallbackParams):
@@ -83,7 +86,7 @@ class Preflight(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_monitors(trainer.callbacks, logged_names(trainer, pl_module))
-        problem = no_room(trainer, pl_module, self._params)  # on all ranks: callbacks may wait for each other there
+        problem = room_problem(trainer, pl_module, self._params)  # on all ranks: callbacks may wait there
         if problem := trainer.strategy.broadcast(problem):  # rank zero's, which writes
             raise OSError(problem)
 
@@ -91,7 +94,10 @@ class Preflight(Callback):
 def logged_names(trainer: Trainer, pl_module: LightningModule) -> set[str]:
     """Empty where it isn't known what the model logs."""
     names = getattr(pl_module, "metric_names", None)
-    return {*names(), *trainer.callback_metrics} if names is not None else set()
+    if names is None:
+        return set()
+    of_callbacks = (getattr(callback, "metric_names", ()) for callback in trainer.callbacks)
+    return {*names(), *chain.from_iterable(of_callbacks), *trainer.callback_metrics}
 
 
 def check_monitors(callbacks: Iterable[Callback], logged: set[str]) -> None:
@@ -104,12 +110,12 @@ def check_monitors(callbacks: Iterable[Callback], logged: set[str]) -> None:
             raise ValueError(f"exp_manager.{section}.monitor={monitor}: nothing logs it{nearest(monitor, logged)}")
 
 
-def no_room(trainer: Trainer, pl_module: LightningModule, params: CallbackParams) -> str | None:
+def room_problem(trainer: Trainer, pl_module: LightningModule, params: CallbackParams) -> str | None:
     """What to tell the user where the disk has no room for two checkpoints, the least that a run needs to go on."""
     folder = Path(trainer.checkpoint_callback.dirpath)
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     size = checkpoint_bytes(trainer, pl_module, params)
-    there = sum(path.stat().st_size for path in folder.glob("*.ckpt"))  # the run replaces them
+    there = sum(path.stat().st_size for path in folder.rglob("*.ckpt"))  # the run replaces them
     kept = max(params.save_top_k, 1) + bool(params.save_last)
     has = f"a checkpoint takes about {size / GB:.3g} GB, and {folder} has {free / GB:.3g} GB free"
     if free < 2 * size - there:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from utils.checkpoint_files.files import written_whole
+from utils.config_check import first_line
 
 COMMAND_FILE, GIT_FILE, ENVIRONMENT_FILE = "cmd-args.log", "git-info.log", "environment.txt"
 PROJECT = Path(__file__).resolve().parents[2]
@@ -30,14 +31,14 @@ def write_provenance(folder: Path) -> None:
 
 
 def revision(project: Path) -> str:
-    """Commit of the code that runs, and what was changed since; NeMo 3.0.0 tells those of the working directory."""
+    """Commit of the code that runs, and what was changed since; NeMo 3.0.0 records those of the working directory."""
     try:
         git(project, "ls-files", "--error-unmatch", Path(__file__).relative_to(PROJECT).as_posix())
         commit = git(project, "rev-parse", "HEAD")
         status = git(project, "status", "--short", ".")
         diff = git(project, "diff", "HEAD", "--", ".")
     except (OSError, subprocess.SubprocessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip().partition("\n")[0]
+        reason = first_line(getattr(error, "stderr", None) or error)
         return f"commit: not known, {project} is no git checkout, or git isn't there ({reason})"
     if len(diff) > MOST_DIFF:
         diff = f"{diff[:MOST_DIFF]}\n... cut: {len(diff)} characters in all"

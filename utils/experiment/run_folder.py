@@ -47,10 +47,9 @@ def next_number(folder: Path, prefix: str) -> int:
 def prepare(folder: Path, files_to_copy: Sequence[str] = ()) -> None:
     """Move the text files of an earlier run in `folder` into run_<n>; copy the files of `exp_manager.files_to_copy`.
 
-    What a killed run was writing is removed.
-    Raises FileNotFoundError or ValueError, in one line, before anything is moved; OSError where the disk is full.
+    What a killed run was writing is removed. files_to_copy: those that `check_copies` lets pass.
+    Raises OSError, in one line, where the disk is full.
     """
-    check_copies(files_to_copy)
     copies = [path for path in map(absolute, files_to_copy) if path.parent != folder]
     own_file.close()  # it may be the one of an earlier run in this process
     remove_unfinished(folder)
@@ -67,6 +66,7 @@ def prepare(folder: Path, files_to_copy: Sequence[str] = ()) -> None:
 
 
 def check_copies(files_to_copy: Sequence[str]) -> None:
+    """Raise FileNotFoundError or ValueError, in one line, for files that can't be copied into a run's folder."""
     names = [Path(path).name for path in files_to_copy]
     for path, name in zip(files_to_copy, names, strict=True):
         if not absolute(path).is_file():

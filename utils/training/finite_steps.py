@@ -1,70 +1,32 @@
 """Steps that would spoil the weights are left out: those whose loss or gradient is no finite number."""
 
-import json
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from utils.logging import is_rank_zero, logger, warn_once
+from utils.json_lines import append_line
+from utils.logging import is_rank_zero, logger
 from utils.ranks import from_all_ranks, largest_of_all_ranks
-from utils.training.rejects_list import ends_inside_a_line
+from utils.training.skipped_steps import SkippedStep, UsedBatch, cause_and_remedy
+from utils.training.tensor_checks import (
+    any_value_not_finite,
+    copy_all,
+    first_not_finite,
+    gradients,
+    norm,
+    peak,
+    running_statistics,
+)
 
 FILE_NAME = "skipped_steps.jsonl"
 METRIC = "train_skipped_steps"
 OPTION = "exp_manager.max_skipped_steps_in_a_row"
-LOUDEST_AUDIO = 1e3  # full scale is 1; features of much louder audio overflow
-LISTED_IN_LOG = 3  # samples
-
-
-@dataclass
-class UsedBatch:
-    """What is known of one batch of a step: names, loss () and largest absolute sample () of its audio."""
-
-    rank: int
-    sample_ids: list
-    audio_peak: Tensor | float = 0.0
-    loss: Tensor | float = 0.0
-
-
-@dataclass
-class SkippedStep:
-    """A line of FILE_NAME. parameters: those whose gradient, or its norm, isn't finite; batches: of all ranks."""
-
-    epoch: int
-    step: int
-    learning_rate: float
-    loss: float
-    grad_norm: float
-    parameters: list[str]
-    batches: list[dict]
-
-    @property
-    def sample_ids(self) -> Iterator:
-        """Of the batches that look guilty, or of all where none does."""
-        guilty = [batch for batch in self.batches if not is_sound(batch)]
-        return (name for batch in guilty or self.batches for name in batch["sample_ids"])
-
-    @property
-    def loudest(self) -> float:
-        """The largest absolute sample of its audio; no number where one of them is none."""
-        peaks = [batch["audio_peak"] for batch in self.batches]
-        return math.nan if any(map(math.isnan, peaks)) else max(peaks)
-
-    def __str__(self) -> str:
-        samples = [str(name) for name in self.sample_ids]
-        more = f" and {len(samples) - LISTED_IN_LOG} more" if len(samples) > LISTED_IN_LOG else ""
-        first = f", first in {self.parameters[0]}" if self.parameters else ""
-        return (
-            f"loss {self.loss:.4g}, gradient norm {self.grad_norm:.4g}{first}, "
-            f"samples {', '.join(samples[:LISTED_IN_LOG]) or 'unknown'}{more}"
-        )
 
 
 class FiniteSteps(Callback):
@@ -87,6 +49,8 @@ class FiniteSteps(Callback):
     Logs METRIC, the number since the start of training, which checkpoints keep. Source: ours; NeMo 3.0.0 goes on
     with weights that are no numbers.
     """
+
+    metric_names = (METRIC,)
 
     def __init__(self, folder: Path | None = None, max_in_a_row: int = 10):
         if max_in_a_row < 0:
@@ -174,7 +138,7 @@ class FiniteSteps(Callback):
         self._in_a_row += 1
         step = self._describe(trainer, pl_module, optimizer)
         if self._path is not None and is_rank_zero():
-            append_line(self._path, as_json(asdict(step)))
+            append_line(self._path, step.entry())
         logger.warning(f"step {step.step} is left out ({self._in_a_row} in a row): {step}{self._see()}")
         if self._in_a_row > self._max_in_a_row:
             raise ValueError(self._diagnosis(trainer, pl_module, step))
@@ -213,76 +177,9 @@ class FiniteSteps(Callback):
         return float(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def cause_and_remedy(weight: str, loudest: float, precision: str) -> tuple[str, str]:
-    """weight: the first that isn't finite, or ''. loudest: of the audio."""
-    if weight:
-        return f"the weights aren't finite ({weight})", "go on from an earlier checkpoint with a lower model.optim.lr"
-    if not is_plausible(loudest):
-        return f"the weights are finite, the audio is not sound (peak {loudest:.3g})", "repair these samples"
-    half = ", or take trainer.precision=bf16-mixed" if precision.startswith("16") else ""
-    return "weights and audio are finite", (
-        "lower model.optim.lr, lengthen model.optim.sched.warmup_steps or set trainer.gradient_clip_val=1.0"
-        f"{half}; trainer.detect_anomaly=true names the operation"
-    )
-
-
 def step_was_skipped(trainer: Trainer) -> bool:
     """Whether the step of the optimizer that has just ended was left out, for any reason."""
     return any(callback.skipped_now for callback in trainer.callbacks if isinstance(callback, FiniteSteps))
-
-
-# numbers
-
-
-def gradients(optimizer: Optimizer) -> list[Tensor]:
-    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-
-
-def norm(tensors: Iterable[Tensor]) -> Tensor | float:
-    """(): of all of them together; 0 of none. Not finite where one of their values isn't."""
-    tensors = list(tensors)
-    if not tensors:
-        return 0.0
-    return torch.stack([one.float() for one in torch._foreach_norm(tensors)]).norm()  # a kernel for all, as torch clips
-
-
-def peak(batch: object) -> Tensor | float:
-    """(): the largest absolute sample of a batch's `audio` and `noisy_audio`, as far as it has them."""
-    signals = [getattr(batch, name, None) for name in ("audio", "noisy_audio")]
-    limits = [torch.aminmax(x) for x in signals if isinstance(x, Tensor) and x.numel()]
-    return torch.stack([torch.maximum(high, -low) for low, high in limits]).max() if limits else 0.0
-
-
-def is_plausible(audio_peak: float) -> bool:
-    return audio_peak <= LOUDEST_AUDIO  # of no number it is False
-
-
-def is_sound(batch: dict) -> bool:
-    return math.isfinite(batch["loss"]) and is_plausible(batch["audio_peak"])
-
-
-def any_value_not_finite(optimizer: Optimizer) -> bool:
-    return any(not gradient.isfinite().all() for gradient in gradients(optimizer))
-
-
-def first_not_finite(module: nn.Module) -> str:
-    """Name of the first parameter with a value that isn't finite; '' where there is none."""
-    named = [(name, p.detach()) for name, p in module.named_parameters() if p.numel()]
-    if math.isfinite(norm(p for _, p in named)):
-        return ""
-    return next((name for name, p in named if not p.isfinite().all()), "")
-
-
-def running_statistics(module: nn.Module) -> list[Tensor]:
-    """What batch and instance norms gather in training."""
-    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._NormBase)]
-    return [buffer for layer in norms for buffer in layer.buffers(recurse=False)]
-
-
-def copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
-    with torch.no_grad():
-        for source, target in zip(sources, targets):
-            target.copy_(source)
 
 
 def drop_gradients(optimizer: Optimizer, scaler: torch.amp.GradScaler | None) -> None:
@@ -298,30 +195,3 @@ def drop_gradients(optimizer: Optimizer, scaler: torch.amp.GradScaler | None) ->
                 parameter.grad.fill_(math.inf)
             else:
                 parameter.grad = None
-
-
-# the list
-
-
-def as_json(entry: dict) -> str:
-    """One line; what isn't finite as "nan", "inf" or "-inf", as JSON has no such numbers."""
-    return json.dumps(spelled_out(entry), ensure_ascii=False)
-
-
-def spelled_out(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: spelled_out(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [spelled_out(inner) for inner in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def append_line(path: Path, line: str) -> None:
-    """Append by one write; a line that a full disk or a power cut broke is closed. That it can't is said once."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        start = b"\n" if ends_inside_a_line(path) else b""
-        with open(path, "ab", buffering=0) as file:
-            file.write(start + line.encode("utf-8", "backslashreplace") + b"\n")
-    except OSError as error:
-        warn_once(f"{path} isn't complete: {error.strerror}; the log has what was left out")

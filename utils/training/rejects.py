@@ -108,6 +108,8 @@ class Rejects(Callback):
     Source: ours; NeMo 3.0.0 stops at the first file that it can't read.
     """
 
+    metric_names = tuple(f"{stage}_rejected_samples" for stage in ("train", "val"))
+
     def __init__(self, folder: Path | None = None):
         self._list = RejectsList(folder)
         self._trained, self._epoch, self._evaluated = Tally(), Tally(), Tally()  # of this rank

@@ -1,13 +1,11 @@
 """What is said of a sample that was left out, in the log and in the file that lists them all."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from torch.utils.data import get_worker_info
 
+from utils.json_lines import append_line, going_on, read_lines
 from utils.logging import logger, warn_once
 
 FILE_NAME, FILE_NAME_OF_RANK, ALL_FILES = "rejects.jsonl", "rejects_rank{}.jsonl", "rejects*.jsonl"
@@ -72,9 +70,8 @@ def entry_of(bad: Rejected) -> dict[str, str | int]:
 class RejectsList:
     """The file that lists what was left out, one JSON object with KEYS per line; each entry is logged and written once.
 
-    A line is appended by one write, so a run that is killed leaves whole lines; one that a full disk or a power cut
-    broke is closed by a line end. What any rank listed in the folder before isn't listed again. Where the file can't
-    be written, that is said once, and the run goes on.
+    What any rank listed in the folder before isn't listed again. See `utils.json_lines` for a run that is killed and
+    for files that can't be written.
     """
 
     def __init__(self, folder: Path | None):
@@ -88,33 +85,16 @@ class RejectsList:
         if self.folder is None:
             return
         self._path = self.folder / (FILE_NAME_OF_RANK.format(rank) if rank else FILE_NAME)
-        with self._going_on():
-            self.folder.mkdir(parents=True, exist_ok=True)  # where a rank of another machine has a disk of its own
+        with going_on(self._path):
             for path in self.folder.glob(ALL_FILES):
-                self._known.update(map(name_of, read_entries(path)))
-            if ends_inside_a_line(self._path):
-                self._append(b"\n")
+                self._known.update(name_of(entry) for entry in read_lines(path) if entry.keys() >= {*KEYS})
 
     def take(self, bad: Rejected) -> None:
         log_reject(bad)
         entry = entry_of(bad)
         if self._path is not None and name_of(entry) not in self._known:
             self._known.add(name_of(entry))
-            text = json.dumps(entry, ensure_ascii=False)
-            with self._going_on():
-                self._append(text.encode("utf-8", "backslashreplace") + b"\n")  # of lone surrogates, as JSON does
-
-    def _append(self, line: bytes) -> None:
-        with open(self._path, "ab", buffering=0) as file:
-            file.write(line)
-
-    @contextmanager
-    def _going_on(self) -> Iterator[None]:
-        """A list that can't be written, or read, is no reason to stop a run."""
-        try:
-            yield
-        except OSError as error:
-            warn_once(f"{self._path} isn't complete: {error.strerror}; the log has all that was left out")
+            append_line(self._path, entry)
 
     def __str__(self) -> str:
         """Where to look, for the end of a sentence."""
@@ -124,18 +104,3 @@ class RejectsList:
 def name_of(entry: dict) -> tuple:
     """What makes an entry another one: a file may be listed in several lines, with other offsets."""
     return entry["manifest"], entry["line"], entry["path"]
-
-
-def read_entries(path: Path) -> Iterator[dict]:
-    """The whole entries of a list, one after the other; a cut line is none."""
-    for line in path.read_bytes().splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and entry.keys() >= {*KEYS}:
-            yield entry
-
-
-def ends_inside_a_line(path: Path) -> bool:
-    return path.exists() and not (path.read_bytes() or b"\n").endswith(b"\n")

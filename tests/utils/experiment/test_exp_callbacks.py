@@ -43,6 +43,14 @@ def test_a_model_without_its_suffix_is_refused():
         build_checkpoints(options, Path("run"))
 
 
+@pytest.mark.parametrize(("weights_only", "resume"), [(True, True), (True, False), (False, True)])
+def test_a_run_that_could_not_go_on_is_warned_of(tmp_path, log, weights_only, resume):
+    params = {"save_weights_only": weights_only}
+    build_callbacks(read_exp_config({"resume_if_exists": resume, "checkpoint_callback_params": params}), tmp_path)
+    said = "checkpoint_callback_params.save_weights_only=true: these checkpoints have no state" in log.text
+    assert said == (weights_only and resume)
+
+
 def test_an_average_is_kept_as_told_and_stands_before_what_saves(tmp_path):
     ema = {"enable": True, "decay": 0.5, "cpu_offload": True, "validate_original_weights": True, "every_n_steps": 3}
     callbacks = build_callbacks(read_exp_config({"ema": ema}), tmp_path)

@@ -81,6 +81,13 @@ def test_a_slip_in_any_key_gets_the_key_itself(nemos):
             read_exp_config(nested(path, default))
 
 
+@pytest.mark.parametrize("key", ["async_save", "save_top_k", "patience"])
+def test_a_key_in_the_wrong_section_gets_the_right_one(key):
+    section = "early_stopping_callback_params" if key == "patience" else "checkpoint_callback_params"
+    with pytest.raises(ValueError, match=rf"^exp_manager\.{key} is not .*; did you mean '{section}\.{key}'\?$"):
+        read_exp_config({key: 1})
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

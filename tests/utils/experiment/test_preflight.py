@@ -1,4 +1,5 @@
 import errno
+import functools
 import importlib.util
 import shutil
 from pathlib import Path
@@ -84,6 +85,14 @@ def test_wandb_without_a_login_is_refused_without_asking_anyone(wandb):
 def test_wandb_with_a_login_is_fine(wandb):
     wandb.answers = True
     check_loggers(wandb_options())
+
+
+def test_a_wandb_whose_login_is_decorated_is_not_let_ask(wandb):
+    login = wandb.login
+    wandb.login = functools.wraps(login)(lambda *args, **kwargs: login(*args, **kwargs))
+    with pytest.raises(ValueError, match="wandb login"):
+        check_loggers(wandb_options())
+    assert wandb.asked == [(False, False)]
 
 
 @pytest.mark.parametrize("given", [{"offline": True}, {"mode": "offline"}, {"mode": "disabled"}, {"anonymous": "must"}])
@@ -244,6 +253,22 @@ def test_a_monitor_that_is_logged_is_fine(monitor):
     exp_manager(trainer, {**QUIET, "checkpoint_callback_params": params})
     trainer.fit(Declares())
     assert trainer.global_step == 4
+
+
+class LogsAtEpochEnd(Callback):
+    metric_names = ("of_mine",)
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        pl_module.log("of_mine", 1.0)
+
+
+@pytest.mark.parametrize("monitor", ["train_rejected_samples", "train_skipped_steps", "of_mine"])
+def test_what_a_callback_logs_can_be_monitored(monitor):
+    trainer = new_trainer(callbacks=[LogsAtEpochEnd()])
+    params = {"monitor": monitor, "save_on_train_epoch_end": True}
+    folder = exp_manager(trainer, {**QUIET, "checkpoint_callback_params": params})
+    trainer.fit(Declares())
+    assert list((folder / "checkpoints").glob(f"*{monitor}=*"))
 
 
 def test_of_a_model_that_does_not_say_what_it_logs_nothing_is_refused():

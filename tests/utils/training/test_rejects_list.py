@@ -61,7 +61,7 @@ def test_a_list_that_cant_be_written_is_said_once_and_stops_nothing(tmp_path, ca
         folder.write_text("no folder", encoding="utf-8")
     found = open_list(folder)
     if blocked == "the file":
-        (folder / "rejects.jsonl").mkdir()
+        (folder / "rejects.jsonl").mkdir(parents=True)
     for line in range(3):
         found.take(BAD._replace(line=line))
     said = [text for text in caplog.messages if text.startswith(f"{folder / 'rejects.jsonl'} isn't complete: ")]
