@@ -9,7 +9,7 @@ from math import inf
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from utils.logging import logger
+from utils.logging import logger, own_file
 from utils.training.run_length import planned_run
 
 TERMINAL_SECONDS = 0.5  # between two refreshes of the line
@@ -19,6 +19,7 @@ LINE_SECONDS = 10.0  # between two lines where the output is no terminal
 class SpeechProgress(ProgressBar):
     """A line that rewrites itself on a terminal, plain lines elsewhere; ASCII, which any console can print.
 
+    What stands on the console in the end stands in the run's log file too.
     The model logs `train_loss` and `train_accuracy` and has `cfg.sample_rate`; batches have `audio_len` (B,) in
     samples, and may have `seconds`, whose `wait` is what training waited for them. Reading a number of the GPU waits
     for it, so numbers are read only for a line that is shown.
@@ -111,10 +112,12 @@ class SpeechProgress(ProgressBar):
             self._line = line
         else:
             print(line, file=sys.stderr, flush=True)
+            own_file.write(logging.INFO, line)
 
     def _end_line(self) -> None:
         if self._line:
             print(file=sys.stderr, flush=True)
+            own_file.write(logging.INFO, self._line.rstrip())
             self._line = ""
 
 

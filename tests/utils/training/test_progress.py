@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch import Trainer
 
 from tests.utils.tiny_run import TinyModel
-from utils.logging import logger
+from utils.logging import logger, own_file
 from utils.training import progress
 from utils.training.progress import SpeechProgress, clock, waiting
 
@@ -69,6 +69,19 @@ def test_a_message_begins_on_a_line_of_its_own(capsys, monkeypatch):
     filters = list(logger.filters)
     fit(TinyModel(validate=False), max_epochs=1)
     assert logger.filters == filters and not any(hasattr(one, "__self__") for one in filters)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_what_stands_on_the_console_stands_in_the_log_file(tmp_path, monkeypatch, is_terminal):
+    monkeypatch.setattr(progress, "TERMINAL_SECONDS", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal, raising=False)
+    own_file.open(tmp_path / "of what was said before.txt")
+    own_file.open(tmp_path / "log.txt")
+    fit(max_epochs=1, val_check_interval=2)
+    own_file.close()
+    lines = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
+    steps = [line.partition("INFO: ")[2].split()[1] for line in lines if "INFO: step" in line]
+    assert steps == ["2/4", "2", "4/4", "4"]
 
 
 def test_audio_seconds_are_those_of_the_batches(monkeypatch):
