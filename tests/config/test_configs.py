@@ -69,6 +69,7 @@ OURS = NEMOS | {  # keys that NeMo's file doesn't have, each at the value that c
     "exp_manager.max_time_per_run": None,
     "exp_manager.max_skipped_steps_in_a_row": 10,
     "exp_manager.create_csv_logger": False,
+    "exp_manager.create_mlflow_logger": False,
     "exp_manager.ema.enable": False,
     "exp_manager.ema.decay": 0.999,
 }
