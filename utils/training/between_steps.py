@@ -5,21 +5,23 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from utils.training.plateau_steps import PlateauSteps
 from utils.training.resume import KNOWS_BATCH_END
 
 
 class BetweenSteps(Callback):
-    """Keeps in checkpoints the gradients summed so far, the metrics last logged, and whether a validation is due.
+    """Keeps in checkpoints the gradients summed so far, the metrics last logged, and which validation or step is due.
 
     With `accumulate_grad_batches` a checkpoint may come between the batches of a step, as a validation or SIGTERM comes
     there; then it holds the gradients so far, their mean over ranks. Names of checkpoints, the best ones, early
     stopping and ReduceLROnPlateau go by the metrics, `val_loss` among them. A validation that a run was killed or
-    stopped in, or before, is done when it goes on; Lightning 2.6 leaves it out. 2.4 also does one that was done again,
-    which early stopping counts.
+    stopped in, or before, is done when it goes on; Lightning 2.6 leaves it out. Lightning 2.4 repeats a validation
+    that had already finished; early stopping counts it twice.
     """
 
     def __init__(self):
         self._restored: dict = {}
+        self._plateaus = PlateauSteps()
         self._validated_at = -1  # batches of training before the last validation that came to its end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -34,6 +36,7 @@ class BetweenSteps(Callback):
             "validated_at": self._validated_at,
             "validation_due": is_validation_due(trainer, self._validated_at),
             "step_counted": is_step_counted(trainer),
+            "plateau_steps_due": self._plateaus.due(trainer),
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
@@ -50,11 +53,22 @@ class BetweenSteps(Callback):
         self._restored, self._validated_at = state_dict, state_dict["validated_at"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer._logger_connector._callback_metrics.update(self._restored.get("metrics", {}))
+        trainer.callback_metrics.update(self._restored.get("metrics", {}))
+        if self._restored:
+            self._plateaus.hold(trainer, self._restored.get("plateau_steps_due", []))
         parameters = dict(pl_module.named_parameters())
         for name, gradient in self._restored.get("gradients", {}).items():
             parameters[name].grad = gradient.to(parameters[name].device)
         self._restored = {}
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._plateaus.epoch_starts(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        self._plateaus.batch_starts(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._plateaus.release(trainer, pl_module)
 
 
 def is_between_batches_of_step(trainer: Trainer) -> bool:

@@ -34,6 +34,31 @@ class Learner(Recorder):
         return DataLoader([0, 1, 2])
 
 
+class PlateauLearner(Learner):
+    """Its rate is halved at every step of its schedule: no loss is ever enough better."""
+
+    interval, frequency = "epoch", 1
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.rates: list[float] = []  # of each training step
+
+    def training_step(self, batch, batch_idx):
+        self.rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+        return super().training_step(batch, batch_idx)
+
+    def configure_optimizers(self) -> dict:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        halved = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=10.0)
+        schedule = {"scheduler": halved, "monitor": "train_loss", "reduce_on_plateau": True}
+        schedule |= {"interval": self.interval, "frequency": self.frequency}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+
+class PlateauByStep(PlateauLearner):
+    interval, frequency = "step", 2
+
+
 class Weights(Callback):
     """After each step of the optimizer."""
 
@@ -65,11 +90,11 @@ def fit(model: Learner, options: dict, *callbacks: Callback, checkpoint: Path | 
     return model
 
 
-def resumed(path: Path, options: dict, hook: str, batches: int, *callbacks: Callback) -> tuple[int, Learner]:
+def resumed(path: Path, options: dict, hook: str, batches: int, *callbacks: Callback, kind=Learner):
     """(batches before the checkpoint, the model that went on from it)"""
     saved = SaveOnce(hook, batches, path / "stopped.ckpt")
-    fit(Learner(stop_at=25), options, saved)
-    model = Learner()
+    fit(kind(stop_at=25), options, saved)
+    model = kind()
     model.seen = [None] * saved.seen  # so that it learns what it would have
     fit(model, options, *callbacks, checkpoint=saved.path)
     model.seen = model.seen[saved.seen :]
@@ -104,6 +129,20 @@ def test_a_run_goes_on_as_if_it_had_not_been_stopped(tmp_path, plan, accumulate,
     assert metrics[1].before == {place: logged for place, logged in metrics[0].before.items() if place >= seen}
     repeats = 3 if len(whole.validated_at) > 3 else 0
     assert rest.validated_at == whole.validated_at[-len(rest.validated_at) :] and len(rest.validated_at) >= repeats
+
+
+@pytest.mark.parametrize("kind", [PlateauLearner, PlateauByStep])
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize(("hook", "batches"), SAVES)
+def test_a_schedule_that_follows_a_metric_steps_as_often_as_without_a_stop(tmp_path, plan, hook, batches, kind):
+    options = PLANS[plan] | {"accumulate_grad_batches": 2}
+    if "max_steps" in options:
+        options["max_steps"] = 15
+    weights = (Weights(), Weights())
+    whole = fit(kind(), options, weights[0])
+    _, rest = resumed(tmp_path, options, hook, batches, weights[1], kind=kind)
+    assert rest.rates == whole.rates[-len(rest.rates) :] and len({*whole.rates}) > 2
+    assert weights[1].after.items() <= weights[0].after.items()
 
 
 def test_a_validation_that_was_not_done_is_done_first(tmp_path):
