@@ -1,10 +1,6 @@
-import multiprocessing
-import os
-from multiprocessing.queues import Queue
-
 import pytest
-import torch.distributed as dist
 
+from tests.two_ranks import two_ranks
 from utils.ranks import from_all_ranks
 
 
@@ -12,21 +8,10 @@ def test_a_process_alone_has_only_its_own():
     assert from_all_ranks({"a": 1}) == [{"a": 1}]
 
 
-def exchange(rank: int, store: str, found: Queue) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    found.put((rank, from_all_ranks({"rank": rank})))
-    dist.destroy_process_group()
+def exchange(rank: int) -> list[dict]:
+    return from_all_ranks({"rank": rank})
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="gloo meets over a file:// path of POSIX here")
-def test_each_rank_gets_what_all_passed_in_their_order(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    found = context.Queue()
-    processes = [context.Process(target=exchange, args=(rank, str(tmp_path / "store"), found)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    expected = [{"rank": 0}, {"rank": 1}]
-    assert sorted(found.get(timeout=120) for _ in range(2)) == [(0, expected), (1, expected)]
-    for process in processes:
-        process.join(timeout=60)
+def test_each_rank_gets_what_all_passed_in_their_order():
+    assert two_ranks(exchange) == [[{"rank": 0}, {"rank": 1}]] * 2

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from core.classes.metrics import WeightedMeans
+from tests.two_ranks import two_ranks
 
 
 def test_every_item_counts_once():
@@ -40,16 +39,14 @@ def test_half_precision_sums_are_kept_in_single():
     assert means.pop() == {"loss": 1.0}
 
 
-def rank_main(rank: int, store: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def rank_main(rank: int) -> dict[str, float]:
     means = WeightedMeans()
     if rank == 0:
         means.add("first", torch.tensor(3.0), 1)
     means.add("both", torch.tensor(float(rank)), 1 + 2 * rank)
-    assert means.pop() == {"both": 0.75, "first": 3.0}
-    dist.destroy_process_group()
+    return means.pop()
 
 
 @pytest.mark.slow
-def test_ranks_agree_also_when_one_saw_no_samples_of_a_set(tmp_path):
-    mp.spawn(rank_main, args=(str(tmp_path / "store"),), nprocs=2)
+def test_ranks_agree_also_when_one_saw_no_samples_of_a_set():
+    assert two_ranks(rank_main) == [{"both": 0.75, "first": 3.0}] * 2

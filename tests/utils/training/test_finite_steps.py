@@ -1,20 +1,17 @@
 import json
 import math
-import multiprocessing
-import os
-import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
 from core.optim.optimizers import OPTIMIZERS, build_optimizer
+from tests.two_ranks import two_ranks
 from tests.utils.tiny_run import Batch, TinyModel
 from utils.training.finite_steps import FILE_NAME, FiniteSteps, step_was_skipped
 
@@ -374,10 +371,8 @@ class BadOnOneRank(Model):
         return loss
 
 
-def train_as_rank(rank: int, port: int, folder: Path) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
-    torch.set_num_threads(1)
+def train_as_rank(rank: int, folder: Path) -> dict:
+    """What a rank's run ended with."""
     model, watch = BadOnOneRank([1.0] * 7), Watch()
     trainer = new_trainer(
         FiniteSteps(folder, 1), watch, devices=2, strategy="ddp", use_distributed_sampler=False, gradient_clip_val=1.0
@@ -389,25 +384,12 @@ def train_as_rank(rank: int, port: int, folder: Path) -> None:
         end = str(error)
     weights = {name: p.tolist() for name, p in model.named_parameters()}
     same = [equal(one, other) for one, other in zip(watch.states, watch.states[1:])]
-    text = json.dumps({"end": end, "skipped": watch.skipped, "same": same, "weights": weights})
-    (folder / f"end{rank}.json").write_text(text, encoding="utf-8")
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    return {"end": end, "skipped": watch.skipped, "same": same, "weights": weights}
 
 
 @pytest.mark.slow
 def test_all_ranks_leave_out_the_same_steps(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=train_as_rank, args=(rank, port, tmp_path)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-        process.kill()  # where the ranks wait for each other for ever
-    ends = [json.loads((tmp_path / f"end{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+    ends = two_ranks(train_as_rank, tmp_path)
     assert ends[0] == ends[1] and "2 steps in a row" in ends[0]["end"]
     assert ends[0]["skipped"] == [False, True, False, True, False, True]
     assert ends[0]["same"] == [True, False, True, False, True]

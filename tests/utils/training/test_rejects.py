@@ -1,14 +1,11 @@
 import json
 import logging
-import multiprocessing
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
@@ -16,6 +13,7 @@ from torch.utils.data import DataLoader, Subset
 
 from parts.batch_types import BadSample
 from parts.preprocessing.drawn_audio import LastTrial
+from tests.two_ranks import two_ranks
 from tests.utils.tiny_run import Batch, TinyModel
 from utils.exp_manager import exp_manager
 from utils.logging import logger
@@ -347,38 +345,21 @@ def test_the_experiment_manager_lists_rejects_in_its_folder(tmp_path, monkeypatc
     assert listed(folder) == [BAD._asdict()]
 
 
-def train_as_rank(rank: int, port: int, folder: Path) -> None:
-    """Rank 0 reads everything, rank 1 nothing; writes what the run ended with."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
-    torch.set_num_threads(1)
+def train_as_rank(rank: int, folder: Path) -> str:
+    """Rank 0 reads everything, rank 1 nothing. What the run ended with."""
     model = Model([batch(*[bad(number) for number in range(2 * rank)])] * 3, max_share=0.49)
     callback = Rejects(folder)
     trainer = new_trainer(callback, devices=2, strategy="ddp", use_distributed_sampler=False)
     try:
         trainer.fit(model)
-        text = "ran through"
+        return "ran through"
     except ValueError as error:
-        text = str(error)
-    (folder / f"end{rank}.txt").write_text(text, encoding="utf-8")
-    if dist.is_initialized():
-        dist.destroy_process_group()
+        return str(error)
 
 
 @pytest.mark.slow
 def test_all_ranks_judge_together_and_stop_alike(tmp_path):
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=train_as_rank, args=(rank, port, tmp_path)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-    ends = [(tmp_path / f"end{rank}.txt").read_text(encoding="utf-8") for rank in range(2)]
+    ends = two_ranks(train_as_rank, tmp_path)
     assert ends[0] == ends[1] and "left out 6 of 12 samples" in ends[0]
     assert [entry["line"] for entry in listed(tmp_path, "rejects_rank1.jsonl")] == [0, 1]
     assert not (tmp_path / "rejects.jsonl").exists()

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing import spawn
 
+from tests.two_ranks import two_ranks
 from utils.training.sync_batchnorm import SyncBatchNorm, SyncBatchNormOnCpu
 
 CHANNELS = 3
@@ -30,8 +30,9 @@ def model(momentum: float | None) -> nn.Module:
     return nn.Sequential(norm)
 
 
-def run_rank(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def run_rank(rank: int) -> dict[float | str | None, dict]:
+    """What a rank computes with each momentum, and beside nothing."""
+    results = {"nothing": beside_nothing(rank)}
     for momentum in MOMENTA:
         synced = SyncBatchNormOnCpu().apply(model(momentum))
         part = parts()[rank].requires_grad_()
@@ -39,10 +40,9 @@ def run_rank(rank: int, folder: str) -> None:
             output = synced(part)
         loss_of([output]).backward()
         grads = {name: p.grad for name, p in synced.named_parameters()}
-        result = {"output": output, "input_grad": part.grad, "grads": grads, "state": synced.state_dict()}
-        torch.save(result, f"{folder}/{momentum}-{rank}")
-    torch.save(beside_nothing(rank), f"{folder}/nothing-{rank}")
-    dist.destroy_process_group()
+        state = synced.state_dict()
+        results[momentum] = {"output": output, "input_grad": part.grad, "grads": grads, "state": state}
+    return results
 
 
 def beside_nothing(rank: int) -> dict:
@@ -56,11 +56,10 @@ def beside_nothing(rank: int) -> dict:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory) -> Callable[[float | str | None], list[dict]]:
+def computed() -> Callable[[float | str | None], list[dict]]:
     """momentum -> what each rank computed"""
-    folder = tmp_path_factory.mktemp("ranks")
-    spawn(run_rank, (str(folder),), nprocs=2)
-    return lambda name: [torch.load(folder / f"{name}-{rank}") for rank in (0, 1)]
+    ranks = two_ranks(run_rank)
+    return lambda name: [results[name] for results in ranks]
 
 
 def joined(momentum: float | None) -> tuple[list[Tensor], list[Tensor], nn.Module]:
@@ -76,8 +75,8 @@ def joined(momentum: float | None) -> tuple[list[Tensor], list[Tensor], nn.Modul
 
 
 @pytest.mark.parametrize("momentum", MOMENTA)
-def test_two_ranks_compute_what_one_does_with_the_joined_batch(two_ranks, momentum):
-    ranks = two_ranks(momentum)
+def test_two_ranks_compute_what_one_does_with_the_joined_batch(computed, momentum):
+    ranks = computed(momentum)
     outputs, input_grads, whole = joined(momentum)
     for rank, output, grad in zip(ranks, outputs, input_grads):
         torch.testing.assert_close(rank["output"], output, rtol=1e-5, atol=1e-5)
@@ -89,9 +88,9 @@ def test_two_ranks_compute_what_one_does_with_the_joined_batch(two_ranks, moment
         torch.testing.assert_close(total, parameter.grad, rtol=1e-4, atol=1e-4)
 
 
-def test_state_dict_has_the_keys_of_torch(two_ranks):
+def test_state_dict_has_the_keys_of_torch(computed):
     keys = nn.Sequential(nn.SyncBatchNorm(CHANNELS)).state_dict().keys()
-    assert two_ranks(0.1)[0]["state"].keys() == keys
+    assert computed(0.1)[0]["state"].keys() == keys
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -122,11 +121,11 @@ def test_torchs_own_refuses_to_run_on_cpu_over_ranks(tmp_path):
         dist.destroy_process_group()
 
 
-def test_a_rank_without_items_takes_part_and_changes_nothing(two_ranks):
+def test_a_rank_without_items_takes_part_and_changes_nothing(computed):
     alone = model(0.1)
     output = alone(parts()[0])
     loss_of([output]).backward()
-    one, other = two_ranks("nothing")
+    one, other = computed("nothing")
     torch.testing.assert_close(one["output"], output)
     torch.testing.assert_close(one["grads"], [p.grad for p in alone.parameters()])
     for name in ("0.running_mean", "0.running_var"):
