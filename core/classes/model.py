@@ -17,6 +17,7 @@ from core.connectors.initial_weights import start_from
 from core.connectors.save_restore import compare_optimizers, restore_lightning, restore_nemo, save_nemo, saved_config
 from core.optim import build_optimizer, build_scheduler
 from utils.logging import logger
+from utils.training.ema import check_averages
 from utils.training.resume import align_progress
 
 
@@ -81,6 +82,7 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
                 )
         if self._trainer is not None and self._trainer.state.fn == "fit":
             compare_optimizers(checkpoint, self.cfg)
+            check_averages(self._trainer, checkpoint)
         if self._train_dl is not None and self._trainer is not None and self._trainer.state.fn == "fit":
             align_progress(checkpoint, self._train_dl)
 

@@ -12,8 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from utils.training.checkpoints import Checkpoints
-from utils.training.ema import EMA
+from utils.training.ema import EMA, check_averages
 
 pytestmark = [
     pytest.mark.nemo,
@@ -29,6 +28,9 @@ class Model(LightningModule):
         torch.manual_seed(1)
         self.frozen = nn.Linear(4, 4, dtype=torch.float64).requires_grad_(False)
         self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 1))
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        check_averages(self.trainer, checkpoint)
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(self.current_epoch)
@@ -103,7 +105,7 @@ def test_averages_and_validation_losses_are_nemos_bit_for_bit(every_n_steps, acc
 
 def test_a_run_of_nemos_goes_on_with_its_average(tmp_path):
     from nemo.collections.common.callbacks import EMA as NeMoEMA
-    from nemo.utils.training.callbacks import NeMoModelCheckpoint
+    from nemo.utils.callbacks import NeMoModelCheckpoint
 
     def saves() -> NeMoModelCheckpoint:
         return NeMoModelCheckpoint(dirpath=tmp_path, filename="x", save_nemo_on_train_end=False)
@@ -119,4 +121,4 @@ def test_a_run_of_nemos_goes_on_with_its_average(tmp_path):
     with pytest.raises(
         ValueError, match=r"x-EMA\.ckpt holds averaged weights only: go on from the checkpoint beside it"
     ):
-        fit(EMA(**options), 1, Checkpoints(tmp_path), ckpt_path=tmp_path / "x-EMA.ckpt")
+        fit(EMA(**options), ckpt_path=tmp_path / "x-EMA.ckpt")

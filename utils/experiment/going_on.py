@@ -8,9 +8,8 @@ from utils.checkpoint_files.checkpoint_file import BadCheckpoint, load_checkpoin
 from utils.experiment.exp_config import CallbackParams, ExpManagerConfig
 from utils.logging import is_rank_zero, logger
 
-LAST = re.compile(
-    r"last(-v\d+)?$|^hpc_ckpt_\d+$"
-)  # stems of files written last: NeMo's, Lightning's, its SLURM requeue's
+# stems of files written last: NeMo's, Lightning's, its SLURM requeue's
+LAST = re.compile(r"(^|-)last(-v\d+)?$|^hpc_ckpt_\d+$")
 REQUEUED = "hpc_ckpt_*.ckpt"  # Lightning's, where SLURM's signal comes before training begins
 LOOKED_AT_FIRST = 5  # newest files that aren't called last; to look at one is to read all of it
 DAMAGED = ".damaged"  # suffix of what is set aside
@@ -50,6 +49,11 @@ def checkpoint_folder(params: CallbackParams, folder: Path) -> Path:
     return Path(params.dirpath).absolute() if params.dirpath else folder / "checkpoints"
 
 
+def is_last(path: str | Path) -> bool:
+    """Whether a checkpoint is called what the last one of a run is called, not one of the best."""
+    return LAST.search(Path(path).stem) is not None
+
+
 def newest(files: Iterable[Path]) -> Path:
     """The checkpoint furthest in training among those that a run can go on from; says which are left out, and why.
 
@@ -57,7 +61,7 @@ def newest(files: Iterable[Path]) -> Path:
     """
     times = {path: path.stat().st_mtime for path in files}
     by_time = sorted(times, key=times.get, reverse=True)
-    others = [path for path in by_time if not LAST.search(path.stem)]
+    others = [path for path in by_time if not is_last(path)]
     first = [path for path in by_time if path not in others[LOOKED_AT_FIRST:]]
     reached: dict[Path, tuple[int, int]] = {}
     left_out: dict[Path, BadCheckpoint] = {}
@@ -74,7 +78,7 @@ def newest(files: Iterable[Path]) -> Path:
             f"exp_manager.resume_if_exists: the run can't go on from any of its {len(times)} checkpoints: {reasons}; "
             "bring a whole one back, or give the run another folder (exp_manager.name) to start anew"
         )
-    chosen = max(reached, key=lambda path: (reached[path], bool(LAST.search(path.stem)), times[path], path.name))
+    chosen = max(reached, key=lambda path: (reached[path], is_last(path), times[path], path.name))
     for path, error in left_out.items():
         logger.warning(f"left out, going on from {chosen.name} instead: {error}{set_aside(path)}")
     return chosen

@@ -1,6 +1,5 @@
 """Which checkpoints a run keeps, and that an interrupted one leaves nothing behind."""
 
-import re
 import signal
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,13 +8,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from utils.checkpoint_files.files import remove_unfinished
+from utils.experiment.going_on import is_last
 from utils.experiment.run_model import NO_MODEL, RunModel
 from utils.logging import logger
 from utils.ranks import from_all_ranks
-from utils.training.ema import averaged_weights, check_averages
-from utils.training.stop_signals import is_amid_step, requeue, requeue_signal, told_by
-
-LAST = re.compile(r"last(-v\d+)?\.ckpt$")
+from utils.training.ema import averaged_weights
+from utils.training.stop_signals import is_inside_step, requeue, requeue_signal, stop_signal_of
 
 
 class Checkpoints(ModelCheckpoint):
@@ -35,7 +33,9 @@ class Checkpoints(ModelCheckpoint):
     save_on_sigterm = False
     written: frozenset[str] = frozenset()
     model: RunModel = NO_MODEL
-    _defer_save_until_validation = False  # Lightning's, from 2.6 on
+    _defer_save_until_validation = False  # Lightning's, from 2.6 on: the best one is saved at the next validation
+    _waits = False  # the same, in checkpoints
+    _has_trained = False
 
     @property
     def state_key(self) -> str:
@@ -53,19 +53,21 @@ class Checkpoints(ModelCheckpoint):
     # going on
 
     def state_dict(self) -> dict:
-        return {**super().state_dict(), "written": sorted(self.written)}
+        return {**super().state_dict(), "written": sorted(self.written), "waits": self._waits}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
         """Before `load_state_dict`: what rank zero finds in the folder is what all ranks take for there."""
-        check_averages(trainer, checkpoint)
-        self._last_global_step_saved = checkpoint["global_step"]
         states = checkpoint["callbacks"]
         if self.state_key in states:
             states[self.state_key] = trainer.strategy.broadcast(self._still_true(states[self.state_key]))
+        if not states.get(self.state_key, {}).get("waits"):
+            self._last_global_step_saved = checkpoint["global_step"]
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
         self.written = frozenset(state_dict["written"])
+        self.current_score = state_dict["current_score"]
+        self._waits = self._defer_save_until_validation = state_dict.get("waits", False)
 
     def _still_true(self, state: dict) -> dict:
         """A state of this callback, of the folder as it is now: without files that are gone, and by their new place."""
@@ -78,12 +80,13 @@ class Checkpoints(ModelCheckpoint):
         scores = {here(path): score for path, score in state["best_k_models"].items() if here(path)}
         written = {here(path) for path in state["written"] if here(path)}
         if state["monitor"] != self.monitor:  # other scores: those files stay, and aren't counted
-            written, scores = {path for path in written if LAST.search(path)}, {}
+            written, scores = {path for path in written if is_last(path)}, {}
         to_best, to_worst = (min, max) if self.mode == "min" else (max, min)
         while len(scores) > self.save_top_k > 0:  # fewer are wanted than before
             scores.pop(to_worst(scores, key=scores.get))
         best = to_best(scores, key=scores.get) if scores else here(state["best_model_path"])
-        worst = to_worst(scores, key=scores.get) if scores else ""
+        is_full = len(scores) >= self.save_top_k if self.save_top_k > 0 else bool(scores)
+        worst = to_worst(scores, key=scores.get) if is_full else ""
         return state | {
             "dirpath": self.dirpath,
             "best_k_models": scores,
@@ -97,11 +100,15 @@ class Checkpoints(ModelCheckpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        self._has_trained = True
+        self._remove_leftovers(trainer)
+
+    def _remove_leftovers(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
             remove_unfinished(self.dirpath)
         kept = {*self.best_k_models, self.best_model_path, self.last_model_path}
         for path in self.written - kept:
-            if self.save_top_k > 0 or LAST.search(path):
+            if self.save_top_k > 0 or is_last(path):
                 self._remove_checkpoint(trainer, path)
 
     # files
@@ -111,14 +118,19 @@ class Checkpoints(ModelCheckpoint):
 
         It does while the monitor has no value, and at the end of an epoch; the next validation may be hours away.
         """
-        waited, self._defer_save_until_validation = self._defer_save_until_validation, False
+        self._defer_save_until_validation = False
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        waits, self._defer_save_until_validation = self._defer_save_until_validation, False
-        if waits and self.save_last:
+        waits_anew = self._defer_save_until_validation
+        self._waits = self._defer_save_until_validation = self._waits or waits_anew
+        if waits_anew and self.save_last:
             saved_at = self._last_global_step_saved
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
             self._last_global_step_saved = saved_at  # else a validation after this very batch would save no best one
-        self._defer_save_until_validation = waited or waits
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._waits = False  # in what is saved now
+        super().on_validation_end(trainer, pl_module)
+        self._waits = self._defer_save_until_validation
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         self.written |= {filepath}
@@ -141,16 +153,27 @@ class Checkpoints(ModelCheckpoint):
         self._save_now(trainer)
         self.model.training_ended(trainer, self.best_model_path)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that was killed after its last checkpoint, at its end, is finished: Lightning calls no other hook."""
+        if trainer.ckpt_path is None or self._has_trained:
+            return
+        logger.warning(
+            f"nothing to train: the checkpoint has {trainer.global_step} steps, and trainer.max_steps="
+            f"{trainer.max_steps}, trainer.max_epochs={trainer.max_epochs} are no more: raise them to go on"
+        )
+        self._remove_leftovers(trainer)
+        self.model.training_ended(trainer, self.best_model_path)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save where the run stands if a signal ended it, unless that is amid a step (see `StopSignals`)."""
+        """Save where the run stands if a signal ended it, unless that is inside a step (see `StopSignals`)."""
         super().on_exception(trainer, pl_module, exception)
-        told = told_by(exception)
-        if told and (self.save_on_sigterm or told != signal.SIGTERM) and not is_amid_step(trainer):
+        number = stop_signal_of(exception)
+        if number and (self.save_on_sigterm or number != signal.SIGTERM) and not is_inside_step(trainer):
             self._save_now(trainer)
-            if told == requeue_signal(trainer) and trainer.is_global_zero:
+            if number == requeue_signal(trainer) and trainer.is_global_zero:
                 requeue()
-        if told:
-            name = signal.Signals(told).name
+        if number:
+            name = signal.Signals(number).name
             logger.info(f"training was stopped by {name}; last checkpoint: {self.last_model_path or 'none'}")
 
     def _save_now(self, trainer: Trainer) -> None:

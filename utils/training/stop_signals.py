@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Mapping
 from types import FrameType
 
 import torch
@@ -30,11 +31,11 @@ class StopSignals(Callback):
     """
 
     def __init__(self):
-        self._told = 0  # number of the signal
+        self._signal = 0  # number of the one that came first
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace Lightning's handlers, which it puts back itself when the trainer is done."""
-        self._told = int(signal.SIGTERM) if trainer.received_sigterm else 0
+        self._signal = int(signal.SIGTERM) if trainer.received_sigterm else 0
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._interrupt)
             for number in (signal.SIGTERM, requeue_signal(trainer)):
@@ -42,15 +43,14 @@ class StopSignals(Callback):
                     signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._told = self._told or number
+        self._signal = self._signal or number
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self._told == number:
+        if self._signal == number:
             raise KeyboardInterrupt
-        self._told = self._told or number
-        os.write(
-            2, b"\nCtrl-C: training stops after this step; a second Ctrl-C stops it at once\n"
-        )  # a logger may wait
+        self._signal = self._signal or number
+        # not by a logger, which may wait for what it interrupted
+        os.write(2, b"\nCtrl-C: training stops after this step; a second Ctrl-C stops it at once\n")
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self._agree(trainer)
@@ -62,26 +62,26 @@ class StopSignals(Callback):
     def _agree(self, trainer: Trainer) -> None:
         """Raise the flag by which Lightning's loops stop, on all ranks if on any."""
         if trainer.world_size > 1:
-            told = torch.tensor(self._told, device=trainer.strategy.root_device)
-            self._told = int(largest_of_all_ranks(told))
-        if self._told:
+            number = torch.tensor(self._signal, device=trainer.strategy.root_device)
+            self._signal = int(largest_of_all_ranks(number))
+        if self._signal:
             trainer._signal_connector.received_sigterm = True
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Before the callbacks that save. Other ranks exit with 0: Lightning kills a run of whose ranks one fails."""
-        if isinstance(exception, SIGTERMException) and self._told:
-            exception.told_by = self._told
-            exception.code = EXIT_CODE + self._told if trainer.is_global_zero else 0
+        if isinstance(exception, SIGTERMException) and self._signal:
+            exception.signal_number = self._signal
+            exception.code = EXIT_CODE + self._signal if trainer.is_global_zero else 0
 
 
-def told_by(exception: BaseException) -> int:
+def stop_signal_of(exception: BaseException) -> int:
     """Number of the signal that ended a run; 0 where something else did."""
     if isinstance(exception, KeyboardInterrupt):
         return int(signal.SIGINT)
-    return getattr(exception, "told_by", int(signal.SIGTERM)) if isinstance(exception, SIGTERMException) else 0
+    return getattr(exception, "signal_number", int(signal.SIGTERM)) if isinstance(exception, SIGTERMException) else 0
 
 
-def is_amid_step(trainer: Trainer) -> bool:
+def is_inside_step(trainer: Trainer) -> bool:
     """Whether an exception came where a checkpoint wouldn't be exact."""
     batches = trainer.fit_loop.epoch_loop.batch_progress.current
     return batches.started > batches.processed
@@ -95,7 +95,7 @@ def requeue_signal(trainer: Trainer) -> int | None:
     return int(environment.requeue_signal or signal.SIGUSR1)
 
 
-def requeue(environment: dict[str, str] | os._Environ = os.environ) -> None:
+def requeue(environment: Mapping[str, str] = os.environ) -> None:
     """Put this SLURM job back into the queue; a failure is said, and the checkpoint is there."""
     array = environment.get("SLURM_ARRAY_JOB_ID")
     job = f"{array}_{environment.get('SLURM_ARRAY_TASK_ID')}" if array else environment.get("SLURM_JOB_ID", "")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from core.classes import ModelPT
+from utils.training.ema import EMA
 
 NOAM = {"name": "NoamAnnealing", "d_model": 16, "warmup_steps": 5}
 
@@ -260,6 +261,14 @@ def test_a_lightning_checkpoint_holds_the_config_as_plain_data(tmp_path):
     again = Line.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
     assert {**again.cfg} == {**model.cfg, "target": f"{Line.__module__}.Line", "nemo_version": "3.0.0"}
+
+
+def test_a_run_without_averages_says_that_those_of_its_checkpoint_end(tmp_path, log):
+    first = trainer(max_steps=1, callbacks=EMA(0.9))
+    first.fit(Line(config()))
+    first.save_checkpoint(tmp_path / "x.ckpt")
+    trainer(max_steps=2).fit(Line(config()), ckpt_path=tmp_path / "x.ckpt")
+    assert "holds a moving average of the weights, which ends here" in log.text
 
 
 def test_a_resumed_run_keeps_its_optimizer_and_says_what_it_overrules(tmp_path, log):

@@ -8,7 +8,7 @@ import torch
 
 from utils.experiment import going_on
 from utils.experiment.exp_config import read_exp_config
-from utils.experiment.going_on import checkpoint_to_resume
+from utils.experiment.going_on import checkpoint_to_resume, is_last
 
 RESUME = {"resume_if_exists": True}
 
@@ -135,3 +135,8 @@ def test_of_many_best_checkpoints_the_newest_files_are_looked_at(tmp_path, monke
     for step in range(5, 12):
         truncate(tmp_path / "checkpoints" / f"m-step={step}.ckpt")
     assert choice(tmp_path).endswith("m-step=4.ckpt")
+
+
+@pytest.mark.parametrize("name", ["last", "run-last", "run-last-v1", "hpc_ckpt_3"])
+def test_a_last_checkpoint_is_known_by_its_name(name):
+    assert is_last(f"folder/{name}.ckpt") and not is_last(f"last/{name}b.ckpt") and not is_last("run-blast.ckpt")

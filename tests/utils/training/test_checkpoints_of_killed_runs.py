@@ -8,6 +8,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from tests.utils.tiny_run import TinyModel
+from utils.experiment.run_model import NO_MODEL, RunModel
+from utils.training.between_steps import BetweenSteps
 from utils.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -40,15 +42,25 @@ def saver(folder: Path, **options) -> Checkpoints:
     return built
 
 
-def run(folder: Path, checkpoint: str | None = None, steps: int = 8, kill_at: int = -1, **options) -> Checkpoints:
+def run(
+    folder: Path,
+    checkpoint: str | None = None,
+    steps: int = 8,
+    kill_at: int = -1,
+    also: Callback | None = None,
+    model: RunModel = NO_MODEL,
+    **options,
+) -> Checkpoints:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "num_sanity_val_steps": 0}
     interval = {"val_check_interval": 2, "check_val_every_n_epoch": None, "max_steps": steps}
     saves = saver(folder, **options)
-    trainer = Trainer(accelerator="cpu", devices=1, callbacks=[KillAt(kill_at), saves], **quiet, **interval)
+    saves.model = model
+    callbacks = [BetweenSteps(), KillAt(kill_at), *([also] if also else []), saves]
+    trainer = Trainer(accelerator="cpu", devices=1, callbacks=callbacks, **quiet, **interval)
     try:
         trainer.fit(Rises(batches=50), ckpt_path=checkpoint and str(folder / checkpoint))
     except Killed:
-        assert trainer.global_step == kill_at
+        assert kill_at in (-1, trainer.global_step)
     return saves
 
 
@@ -118,3 +130,57 @@ def test_a_run_may_go_on_with_another_interval(tmp_path):
     run(tmp_path, kill_at=5)
     saves = run(tmp_path, "step=4-last.ckpt", every_n_train_steps=4)
     assert names(tmp_path) == {"step=4.ckpt", "step=8.ckpt", "step=8-last.ckpt"} and len(saves.best_k_models) == 2
+
+
+class KillInValidation(Callback):
+    """After the second batch's step, with the first validation due."""
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        if trainer.global_step == 2:
+            raise Killed
+
+
+def test_a_best_one_that_waited_for_a_validation_is_saved_after_a_kill(tmp_path):
+    """Lightning 2.6 waits, since the first score isn't known yet; 2.4 doesn't save."""
+    save = {"every_n_train_steps": 2, "save_top_k": -1}
+    whole = run(tmp_path / "whole", **save)
+    run(tmp_path / "killed", also=KillInValidation(), **save)
+    killed = run(tmp_path / "killed", "step=2-last.ckpt", **save)
+    assert names(tmp_path / "killed") == names(tmp_path / "whole")
+    assert moved(killed.state_dict(), tmp_path / "killed") == moved(whole.state_dict(), tmp_path / "whole")
+
+
+def moved(state: object, folder: Path) -> str:
+    return str(state).replace(str(folder), "RUN")
+
+
+def test_its_state_is_that_of_a_run_that_nobody_killed(tmp_path):
+    whole = run(tmp_path / "whole", save_top_k=5)
+    run(tmp_path / "killed", kill_at=5, save_top_k=5)
+    killed = run(tmp_path / "killed", "step=4-last.ckpt", save_top_k=5, steps=6)
+    again = run(tmp_path / "killed", "step=6-last.ckpt", save_top_k=5, steps=6)
+    assert again.state_dict() == killed.state_dict() and again.current_score == 6
+    after = run(tmp_path / "killed", "step=6-last.ckpt", save_top_k=5)
+    assert moved(after.state_dict(), tmp_path / "killed") == moved(whole.state_dict(), tmp_path / "whole")
+
+
+class Model(RunModel):
+    """Counts how often it is written."""
+
+    def __init__(self):
+        self.writings = 0
+
+    def checkpoint_saved(self, trainer, checkpoint, best) -> None:
+        pass
+
+    def training_ended(self, trainer, best) -> None:
+        self.writings += 1
+
+
+def test_a_run_that_was_killed_at_its_end_is_finished(tmp_path, log):
+    model = Model()
+    run(tmp_path, model=model)
+    (tmp_path / "step=8.ckpt.0a1b2c3d.unfinished").write_bytes(b"half")
+    whole = run(tmp_path, "step=8-last.ckpt", model=model)
+    assert model.writings == 2 and names(tmp_path) == WHOLE and whole.best_model_path.endswith("step=8.ckpt")
+    assert "nothing to train: the checkpoint has 8 steps, and trainer.max_steps=8" in log.text

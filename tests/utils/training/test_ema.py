@@ -9,8 +9,7 @@ from torch.utils.data import DataLoader
 
 from tests.utils.tiny_run import Batch, TinyModel
 from utils.checkpoint_files.checkpoint_file import load_checkpoint
-from utils.training.checkpoints import Checkpoints
-from utils.training.ema import EMA, averaged_state_dict
+from utils.training.ema import EMA, averaged_state_dict, check_averages
 from utils.training.finite_steps import FiniteSteps
 
 
@@ -210,9 +209,17 @@ def test_without_averages_in_the_checkpoint_they_start_from_its_weights(tmp_path
 
 
 def test_averages_that_end_with_a_checkpoint_are_said(tmp_path, log):
-    fit(EMA(0.9)).save_checkpoint(tmp_path / "x.ckpt")
-    fit(None, Checkpoints(tmp_path), ckpt_path=tmp_path / "x.ckpt", max_steps=8, enable_checkpointing=True)
+    trainer = fit(EMA(0.9))
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    check_averages(trainer, load_checkpoint(tmp_path / "x.ckpt"))
+    assert "which ends here" not in log.text
+    check_averages(fit(None), load_checkpoint(tmp_path / "x.ckpt"))
     assert "holds a moving average of the weights, which ends here" in log.text
+
+
+def test_a_file_of_averages_alone_is_refused():
+    with pytest.raises(ValueError, match="holds averaged weights only: go on from the checkpoint beside it"):
+        check_averages(SimpleNamespace(ckpt_path="x-EMA.ckpt"), {"optimizer_states": [{"ema": []}]})
 
 
 def test_the_options_of_the_config_hold_and_a_change_is_said(tmp_path, log):
