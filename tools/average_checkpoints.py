@@ -34,10 +34,10 @@ from utils.checkpoint_files.checkpoint_file import load_checkpoint
 from utils.checkpoint_files.files import written_whole
 from utils.checkpoint_files.tensor_digest import digest
 from utils.errors import one_line_errors
+from utils.experiment.going_on import is_last
 from utils.training.ema import NEMO_AVERAGE
 
 OUTPUTS = (".nemo", ".ckpt", ".safetensors")
-LAST = "last.ckpt"  # how the name of a run's last checkpoint ends
 COUNTERS = ".num_batches_tracked"
 TRAINING_ONLY = ("dropout", "dither", "stochastic_depth")  # beginnings of options that evaluation doesn't know
 
@@ -123,7 +123,7 @@ def files_of_run(folder: Path) -> list[Path]:
         raise ValueError(
             f"{folder} holds checkpoints of several runs: name one of {paths[0].parent}, {', '.join(folders)}"
         )
-    return sorted(paths, key=lambda path: path.name.endswith(LAST))
+    return sorted(paths, key=is_last)
 
 
 def inspect(path: Path, kind: str) -> Candidate:

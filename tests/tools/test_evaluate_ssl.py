@@ -35,8 +35,8 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def checkpoint(small_config, data, tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def checkpoint(small_config, data, tmp_path_factory) -> Path:
     """A model with fresh weights, saved as Lightning would."""
     cfg = small_config(
         **{
@@ -48,7 +48,7 @@ def checkpoint(small_config, data, tmp_path) -> Path:
     )
     torch.manual_seed(0)
     model = EncDecDenoiseMaskedTokenPredModel(cfg)
-    path = tmp_path / "model.ckpt"
+    path = tmp_path_factory.mktemp("model") / "model.ckpt"
     hyper_parameters = {"cfg": OmegaConf.to_container(model.cfg)}
     torch.save({"state_dict": model.state_dict(), "hyper_parameters": hyper_parameters}, path)
     return path
@@ -129,6 +129,7 @@ def test_it_says_writes_and_draws_what_it_found(checkpoint, tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_run_as_a_program_a_mistake_is_one_line(tmp_path):
     command = [sys.executable, "tools/evaluate_ssl.py", str(tmp_path / "x.ckpt")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -167,6 +168,11 @@ def test_a_nemo_file_is_evaluated_as_the_checkpoint_that_it_was_made_of(checkpoi
     for name, path in {"ckpt": checkpoint, "nemo": tmp_path / "x.nemo"}.items():
         main([str(path), "--seeds", "1", "--json", str(tmp_path / name)])
     assert (tmp_path / "ckpt").read_text(encoding="utf-8") == (tmp_path / "nemo").read_text(encoding="utf-8")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"x\.ckpt doesn't exist, or is no file"):
+        main([str(tmp_path / "x.ckpt")])
 
 
 @pytest.mark.parametrize("content", [b"not a checkpoint", b""])
