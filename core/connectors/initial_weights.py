@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -105,23 +106,27 @@ def some(names: list[str]) -> str:
 # files
 
 
-def read_weights(path: str | Path) -> Weights:
-    """The weights of a .nemo archive, a Lightning checkpoint (.ckpt) or a .safetensors file."""
+def read_weights(path: str | Path, *, needs_config: bool = True) -> Weights:
+    """The weights of a .nemo archive, a Lightning checkpoint (.ckpt) or a .safetensors file.
+
+    needs_config: False reads a checkpoint also without its config, where that asks for more than it holds.
+    Raises FileNotFoundError; ValueError, in one line, for a file of no weights, a damaged and a hostile one.
+    """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path} doesn't exist, or is no file")
     if path.suffix not in READERS:
         raise ValueError(f"{path}: weights are read from {', '.join(READERS)}, by the end of the file's name")
-    return READERS[path.suffix](path)
+    return READERS[path.suffix](path) if needs_config else WEIGHT_READERS[path.suffix](path)
 
 
 def read_nemo(path: Path) -> Weights:
     return Weights(read_nemo_weights(path), from_nemo(read_nemo_config(path)), str(path))
 
 
-def read_lightning(path: Path) -> Weights:
+def read_lightning(path: Path, needs_config: bool = True) -> Weights:
     """A Lightning checkpoint, ours or NeMo's; or a bare state dict."""
-    return of_checkpoint(load_checkpoint(path), path)
+    return of_checkpoint(load_checkpoint(path, needs_configs=needs_config), path)
 
 
 def of_checkpoint(checkpoint: dict, path: Path) -> Weights:
@@ -179,6 +184,7 @@ def read_safetensors(path: Path) -> Weights:
 
 
 READERS = {".nemo": read_nemo, ".ckpt": read_lightning, ".safetensors": read_safetensors}
+WEIGHT_READERS = READERS | {".ckpt": partial(read_lightning, needs_config=False)}  # for weights alone
 
 
 # what a config asks for
@@ -243,7 +249,7 @@ def start_from(model: nn.Module, cfg: Mapping, resumed_from: str | None = None) 
         return []
     reports = []
     for part in parts:
-        weights = read_weights(part.path)
+        weights = read_weights(part.path, needs_config=False)
         reports.append(load_matching(model, weights.state_dict, part.include, part.exclude, part.path))
         log_report(reports[-1])
     return reports

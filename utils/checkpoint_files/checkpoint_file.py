@@ -1,7 +1,7 @@
 """Read and write what torch.save makes, so that no file runs code and no damaged one is taken for whole.
 
 Before torch sees a file, every byte of the archive is accounted for (`zip_check`) and its pickle is read to inert
-values (`pickle_check`); what it may name beside tensors are stand-ins of ours (`safe_globals`).
+values (`pickle_reader`); what it may name beside tensors are stand-ins of ours (`safe_globals`).
 """
 
 import os
@@ -14,9 +14,10 @@ import torch
 
 from utils.checkpoint_files.config_references import resolved
 from utils.checkpoint_files.files import written_whole
-from utils.checkpoint_files.pickle_check import check_pickle
+from utils.checkpoint_files.pickle_reader import check_pickle
 from utils.checkpoint_files.safe_globals import SAFE_GLOBALS, plain
 from utils.checkpoint_files.zip_check import check_zip
+from utils.logging import warn_once
 
 CONFIGS = {"hyper_parameters", "datamodule_hyper_parameters"}  # Lightning's names
 
@@ -26,24 +27,35 @@ class BadCheckpoint(ValueError):
 
 
 def load_checkpoint(
-    source: str | Path | BinaryIO, *, map_location: str | torch.device = "cpu", name: str | None = None
+    source: str | Path | BinaryIO,
+    *,
+    map_location: str | torch.device = "cpu",
+    name: str | None = None,
+    needs_configs: bool = True,
 ) -> dict:
     """Read a checkpoint after checking that it is whole; nothing in it is run.
 
     source: a file, or an open one that can seek. name: what messages call it, where `source` is no path.
     Configs in it come as plain dicts and lists, with references to their own keys resolved.
-    Raises BadCheckpoint, in one line, for a damaged file, one that names code, and one whose configs ask for more than
-    they hold (`${oc.env:HOME}`); OSError for one that can't be read.
+    needs_configs: False leaves those out, with a warning, that ask for more than they hold (`${oc.env:HOME}`).
+    Raises BadCheckpoint, in one line, for a damaged file, one that names code, and for such a config otherwise; OSError
+    for one that can't be read.
     """
-    with opened(source) as file, bad_checkpoint(name or called(source)):
+    name = name or called(source)
+    with opened(source) as file, bad_checkpoint(name):
         check_pickle(*check_zip(file))
         file.seek(0)
         with only_safe_globals():
             checkpoint = torch.load(file, map_location=map_location, weights_only=True)
-        checkpoint = plain(checkpoint)
         for section in CONFIGS & checkpoint.keys():
-            checkpoint[section] = resolved_configs(checkpoint[section], section)
-        return checkpoint
+            try:
+                checkpoint[section] = resolved_configs(plain(checkpoint[section], section), section)
+            except ValueError as error:
+                if needs_configs:
+                    raise ValueError(f"{error}, or take the weights alone, with init_from_ptl_ckpt") from error
+                warn_once(f"{name}: {error}; without its {section} now")
+                del checkpoint[section]
+        return plain(checkpoint)
 
 
 def resolved_configs(arguments: object, path: str) -> object:

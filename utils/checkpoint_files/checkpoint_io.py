@@ -20,7 +20,10 @@ class WholeCheckpoints(TorchCheckpointIO):
         save_checkpoint(checkpoint, path)
 
     def load_checkpoint(self, path: str | Path, map_location: object = None, weights_only: bool | None = None) -> dict:
-        """The whole checkpoint on the CPU. map_location, weights_only: Lightning's; it is always CPU and True."""
+        """The whole checkpoint on the CPU. map_location, weights_only: Lightning's; it is always CPU and True.
+
+        A run has its own config: one in the checkpoint that can't be resolved is left out, with a warning.
+        """
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no checkpoint {path}")
-        return load_checkpoint(path)
+        return load_checkpoint(path, needs_configs=False)

@@ -11,8 +11,6 @@ OWN_KEYS = re.compile(r"\.*\w[\w-]*(\.\w[\w-]*|\[\w+\])*")
 KEY = re.compile(r"[\w-]+")
 MAX_DEPTH = 100
 MAX_SIZE = 1_000_000  # values, and characters that references add; of a config with a large vocabulary: 100,000
-
-
 REFERENCE_SIZE = 20  # what one counts for, by the time it takes
 
 

@@ -1,11 +1,15 @@
-"""What a checkpoint may name beside tensors: stand-ins of ours, which hold data and can't do anything.
+"""The table of what a checkpoint may name beside types of numbers.
 
 NeMo and Lightning save configs as omegaconf objects, and these drag along names of types. None of that code is needed
-to read them, and some of it does much with what it's given, so each name leads to a class of this file.
+to read them, and some of it does much with what it's given: torch gets stand-ins of ours, which hold data and can't do
+anything.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 
+from utils.checkpoint_files import pickle_calls as calls
 from utils.checkpoint_files.config_references import resolved
 
 
@@ -51,25 +55,48 @@ class WindowsText:
         return str(PureWindowsPath(*parts))
 
 
-STAND_INS: dict[str, type] = {
-    "omegaconf.dictconfig.DictConfig": ConfigNode,
-    "omegaconf.listconfig.ListConfig": ConfigNode,
-    "omegaconf.nodes.AnyNode": ConfigNode,
-    "omegaconf.base.ContainerMetadata": Ignored,
-    "omegaconf.base.Metadata": Ignored,
-    "typing.Any": TypeName,
-    "typing.Dict": TypeName,
-    "typing.List": TypeName,
-    "builtins.dict": TypeName,
-    "builtins.int": TypeName,
-    "builtins.list": TypeName,
-    "builtins.str": TypeName,
-    "collections.defaultdict": OrdinaryDict,
-    "pathlib.PosixPath": PosixText,
-    "pathlib._local.PosixPath": PosixText,  # as Python 3.13 writes it
-    "pathlib.WindowsPath": WindowsText,
-    "pathlib._local.WindowsPath": WindowsText,
+@dataclass(frozen=True)
+class Safe:
+    """What a name is good for; without either it may only be named.
+
+    call: what is asked of the arguments when a pickle calls it. stand_in: what torch gets in its place.
+    """
+
+    call: Callable | None = None
+    stand_in: type | None = None
+
+
+SAFE: dict[str, Safe] = {
+    "torch._utils._rebuild_tensor_v2": Safe(calls.tensor_v2),
+    "torch._utils._rebuild_tensor_v3": Safe(calls.tensor_v3),
+    "torch._utils._rebuild_parameter": Safe(calls.parameter_of),
+    "torch.Size": Safe(calls.torch_size),
+    "torch.device": Safe(calls.torch_device),
+    "collections.OrderedDict": Safe(calls.ordered_dict),
+    "collections.Counter": Safe(calls.counter),
+    "collections.defaultdict": Safe(calls.default_dict, OrdinaryDict),
+    "builtins.set": Safe(calls.flat_set),
+    "builtins.complex": Safe(calls.complex_number),
+    "builtins.bytearray": Safe(calls.byte_array),
+    "builtins.dict": Safe(stand_in=TypeName),
+    "builtins.int": Safe(stand_in=TypeName),
+    "builtins.list": Safe(stand_in=TypeName),
+    "builtins.str": Safe(stand_in=TypeName),
+    "typing.Any": Safe(stand_in=TypeName),
+    "typing.Dict": Safe(stand_in=TypeName),
+    "typing.List": Safe(stand_in=TypeName),
+    "_codecs.encode": Safe(calls.byte_string),
+    "pathlib.PosixPath": Safe(calls.path_text, PosixText),
+    "pathlib._local.PosixPath": Safe(calls.path_text, PosixText),  # as Python 3.13 writes it
+    "pathlib.WindowsPath": Safe(calls.path_text, WindowsText),
+    "pathlib._local.WindowsPath": Safe(calls.path_text, WindowsText),
+    "omegaconf.dictconfig.DictConfig": Safe(stand_in=ConfigNode),
+    "omegaconf.listconfig.ListConfig": Safe(stand_in=ConfigNode),
+    "omegaconf.nodes.AnyNode": Safe(stand_in=ConfigNode),
+    "omegaconf.base.ContainerMetadata": Safe(stand_in=Ignored),
+    "omegaconf.base.Metadata": Safe(stand_in=Ignored),
 }
+CONFIG_NODES = [name for name, safe in SAFE.items() if safe.stand_in and issubclass(safe.stand_in, ConfigNode)]
 
 
 def stand_in(path: str, base: type) -> type:
@@ -78,7 +105,8 @@ def stand_in(path: str, base: type) -> type:
     return type(name, (base,), {"__module__": module, "__qualname__": name})
 
 
-SAFE_GLOBALS: list[type] = [stand_in(path, base) for path, base in STAND_INS.items()]
+# for torch: the other names of the table it knows itself
+SAFE_GLOBALS: list[type] = [stand_in(path, safe.stand_in) for path, safe in SAFE.items() if safe.stand_in is not None]
 
 
 def plain(value: object, path: str = "") -> object:

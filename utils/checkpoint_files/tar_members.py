@@ -92,6 +92,7 @@ def opened_tar(path: Path) -> Iterator[BinaryIO]:
 
 
 def unpack(file: BinaryIO, unpacked: BinaryIO, limit: int) -> None:
+    """Write what a .gz file holds. Raises ValueError for a damaged one, and for more than `limit` bytes."""
     try:
         with gzip.open(file) as content:
             while chunk := content.read(CHUNK):
@@ -182,6 +183,7 @@ def read_note(file: BinaryIO, info: tarfile.TarInfo, start: int) -> dict[str, st
 
 
 def check_member(member: Member, kind: bytes) -> None:
+    """Raise ValueError for a member that is no plain file or folder, or whose name leads out of the archive."""
     name, shown = member.name, f"{member.name[:200]!r}"
     if kind not in (*FILES, tarfile.DIRTYPE):
         raise ValueError(f"has {REFUSED.get(kind, 'a member of an unknown kind')}, {shown}")

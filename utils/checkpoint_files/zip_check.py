@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 CHUNK_BYTES = 1 << 22
 ENTRIES_MAX_BYTES = 1 << 26  # half a million records
-PICKLE_MAX_BYTES = 1 << 26  # of a model with 10,000 tensors: 2 MB
+PICKLE_MAX_BYTES = 1 << 24  # of 10,000 parameters with Adam and averages: 5 MB
 PICKLE = "data.pkl"
 FULL = 0xFFFFFFFF  # of a number of 32 bits: the real one is in the zip64 field
 DESCRIBED, UTF8 = 0x0008, 0x0800  # flags: CRC and sizes follow the content; the name is UTF-8
@@ -76,6 +76,7 @@ def check_zip(file: BinaryIO, *, contents: bool = True) -> TorchZip:
 
 
 def refuse_other_formats(file: BinaryIO, total: int) -> None:
+    """Raise ValueError, saying what it is, for a file that doesn't begin as those of torch.save."""
     file.seek(0)
     start = file.read(8)
     if total == 0:

@@ -209,6 +209,18 @@ def test_a_checkpoint_with_options_that_are_none_is_refused_in_one_line(options,
     assert "\n" not in str(raised.value)
 
 
+def test_weights_alone_are_read_from_a_checkpoint_whose_config_asks_for_the_environment(tmp_path, log):
+    path = tmp_path / "two.ckpt"
+    config = OmegaConf.create({"data": "${oc.env:HOME}"})
+    torch.save({"state_dict": Two(value=1.0).state_dict(), "hyper_parameters": {"cfg": config}}, path)
+    with pytest.raises(ValueError, match=r"two\.ckpt .*data=.*asks for more than keys.* with init_from_ptl_ckpt"):
+        read_weights(path)
+    model = Two()
+    (report,) = start_from(model, {"init_from_ptl_ckpt": str(path)})
+    assert report.is_whole and model.codes.eq(1.0).all()
+    assert "asks for more than keys" in log.text and "without its hyper_parameters now" in log.text
+
+
 # what a config asks for
 
 

@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 
 from core.optim.lr_scheduler import SCHEDULERS
 from core.optim.schedulers import build_scheduler
+from utils.checkpoint_files.checkpoint_file import load_checkpoint, save_checkpoint
 
 ARGUMENTS = {  # what a schedule can't do without
     "NoamAnnealing": {"d_model": 64, "warmup_steps": 3},
@@ -43,6 +44,27 @@ def test_every_schedule_is_built_by_name_and_changes_the_rate(name):
         optimizer.step()
         schedule.step(*([1.0] if name == "ReduceLROnPlateau" else []))
     assert len(rates) > 1
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_schedule_is_saved_and_goes_on_where_it_stood(name, tmp_path):
+    """MultiStepLR's state holds a collections.Counter."""
+    config = OmegaConf.create({"name": name, **ARGUMENTS.get(name, {})})
+    optimizers = sgd(), sgd()
+    first, second = (build_scheduler(one, config, max_steps=10)["scheduler"] for one in optimizers)
+    metric = [1.0] if name == "ReduceLROnPlateau" else []
+    for _ in range(4):
+        optimizers[0].step()
+        first.step(*metric)
+    save_checkpoint({"optimizer": optimizers[0].state_dict(), "schedule": first.state_dict()}, tmp_path / "x.ckpt")
+    content = load_checkpoint(tmp_path / "x.ckpt")
+    optimizers[1].load_state_dict(content["optimizer"])
+    second.load_state_dict(content["schedule"])
+    for _ in range(4):
+        for optimizer, schedule in zip(optimizers, (first, second)):
+            optimizer.step()
+            schedule.step(*metric)
+        assert optimizers[0].param_groups[0]["lr"] == optimizers[1].param_groups[0]["lr"]
 
 
 def test_the_trainers_steps_win_over_the_configs():

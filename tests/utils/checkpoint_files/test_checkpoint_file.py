@@ -3,6 +3,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,32 @@ def test_what_is_saved_is_loaded_from_a_path_a_text_and_an_open_file(tmp_path):
             verify_checkpoint(source)
             assert_same(load_checkpoint(source), content)
     assert os.listdir(tmp_path) == ["a.ckpt"]
+
+
+def test_numbers_and_containers_that_torch_reads_are_read(tmp_path):
+    content = {
+        0.5: Counter("aab"),
+        "z": 1 + 2j,
+        "bytes": bytearray(b"x\xff"),
+        "kind": torch.bfloat16,
+        (1.5,): {None: 1},
+    }
+    save_checkpoint(content, tmp_path / "a.ckpt")
+    assert_same(load_checkpoint(tmp_path / "a.ckpt"), content)
+    values = torch.tensor([1 + 2j, 3 - 1j])
+    for view in (values.conj(), values.conj().imag):
+        save_checkpoint({"a": view}, tmp_path / "a.ckpt")
+        assert torch.equal(load_checkpoint(tmp_path / "a.ckpt")["a"], view)
+
+
+def test_a_config_that_asks_for_the_environment_is_left_out_where_none_is_needed(tmp_path, log):
+    config = OmegaConf.create({"cfg": {"home": "${oc.env:HOME}"}})
+    content = {"hyper_parameters": config, "datamodule_hyper_parameters": {"a": "${oc.env:HOME}"}, "epoch": 1}
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(BadCheckpoint, match=r"a\.ckpt .*asks for more than keys.*weights alone"):
+        load_checkpoint(tmp_path / "a.ckpt")
+    assert load_checkpoint(tmp_path / "a.ckpt", needs_configs=False) == {"epoch": 1}
+    assert "without its hyper_parameters now" in log.text
 
 
 def test_plain_torch_opens_what_is_saved_and_the_name_leaves_no_trace(tmp_path):

@@ -46,9 +46,9 @@ def passed(monkeypatch) -> list[tuple[str, str]]:
     for verb in ("save_checkpoint", "load_checkpoint"):
         own = getattr(checkpoint_io, verb)
 
-        def spy(*args, verb=verb, own=own):
+        def spy(*args, verb=verb, own=own, **options):
             seen.append((verb, Path(args[-1]).name))
-            return own(*args)
+            return own(*args, **options)
 
         monkeypatch.setattr(checkpoint_io, verb, spy)
     return seen

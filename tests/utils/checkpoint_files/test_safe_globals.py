@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tests.utils.hostile import saved
 from utils.checkpoint_files.checkpoint_file import load_checkpoint
-from utils.checkpoint_files.safe_globals import SAFE_GLOBALS, STAND_INS, plain
+from utils.checkpoint_files.safe_globals import SAFE, SAFE_GLOBALS, plain
 
 CONFIG = {"model": {"size": 3, "parts": [1, {"a": None}], "same": "${model.size}"}, "up": "${model}", "missing": "???"}
 
@@ -58,7 +58,7 @@ def test_a_stand_in_goes_by_the_name_of_what_it_stands_for_and_runs_nothing(stan
             called.append(name)
             raise AttributeError(name)
 
-    assert f"{stand_in.__module__}.{stand_in.__qualname__}" in STAND_INS
+    assert f"{stand_in.__module__}.{stand_in.__qualname__}" in SAFE
     for arguments in ((), (Hostile(),), (len, Hostile()), ("a",), (10**12,)):
         try:
             made = stand_in(*arguments)

@@ -5,64 +5,34 @@ its storage, a storage larger than its record, any size to allocate, dicts neste
 to a tree of inert values, in which each call is checked against a table.
 """
 
-import math
 import pickletools
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
-import torch
-
-from utils.checkpoint_files.safe_globals import STAND_INS, ConfigNode
+from utils.checkpoint_files.pickle_calls import (
+    DTYPES,
+    LOCATION,
+    STORAGES,
+    Filled,
+    Named,
+    Storage,
+    check,
+    holds_only,
+    is_count,
+)
+from utils.checkpoint_files.safe_globals import CONFIG_NODES, SAFE
 
 MAX_DEPTH = 100
-MAX_VALUES = 20_000_000  # of the tree, each shared part counted as often as it's met
-REPEATED_VALUES = 1_000_000  # how many a tensor may have that repeats few stored ones
-LOCATION = re.compile(r"(cpu|cuda|mps|xpu|hpu|xla|npu|mtia|privateuseone)(:\d+)?")
-CONFIG_NODES = [name for name, base in STAND_INS.items() if issubclass(base, ConfigNode)]
-STORAGES: dict[str, torch.dtype] = {
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.BoolStorage": torch.bool,
-    "torch.ByteStorage": torch.uint8,
-    "torch.CharStorage": torch.int8,
-    "torch.ComplexDoubleStorage": torch.complex128,
-    "torch.ComplexFloatStorage": torch.complex64,
-    "torch.DoubleStorage": torch.float64,
-    "torch.FloatStorage": torch.float32,
-    "torch.HalfStorage": torch.float16,
-    "torch.IntStorage": torch.int32,
-    "torch.LongStorage": torch.int64,
-    "torch.ShortStorage": torch.int16,
-    "torch.storage.UntypedStorage": torch.uint8,
+MAX_OPERATIONS = 4_000_000  # in the pickle; 10,000 parameters with Adam and averages: 1,600,000
+MAX_VALUES = 4_000_000  # of the tree, each shared part counted as often as it's met
+UNREAD = {  # what torch reads and weights don't need; the start of a name
+    "numpy.": "a number or an array of NumPy",
+    "torch._utils._rebuild_sparse": "a sparse tensor",
+    "torch._utils._rebuild_qtensor": "a quantized tensor",
+    "torch._utils._rebuild_meta_tensor": "a tensor without values",
+    "torch._utils._rebuild_parameter_with_state": "a parameter with Python attributes",
+    "torch._tensor._rebuild_from_type_v2": "a tensor with Python attributes, or of a class of its own",
+    **dict.fromkeys(("torch.qint", "torch.quint", "torch.bits"), "a type of numbers that weights don't have"),
 }
-DTYPES: dict[str, torch.dtype] = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
-
-
-@dataclass(frozen=True)
-class Named:
-    """Something that the pickle names: a class, a function, a dtype."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Storage:
-    """dtype: of its values; those of a newer dtype come in bytes. size: bytes."""
-
-    dtype: torch.dtype
-    size: int
-
-
-class Leaf:
-    """A tensor, device or set that is all right."""
-
-
-@dataclass(eq=False)
-class Filled:
-    """A dict, or an object and its state."""
-
-    name: str
-    items: dict = field(default_factory=dict)
 
 
 def check_pickle(pickle: bytes, sizes: Mapping[str, int]) -> object:
@@ -73,14 +43,16 @@ def check_pickle(pickle: bytes, sizes: Mapping[str, int]) -> object:
     """
     reader = _Reader(sizes)
     end = 0
-    for operation, argument, end in pickletools.genops(pickle):  # noqa: B007
+    for count, (operation, argument, end) in enumerate(pickletools.genops(pickle)):  # noqa: B007
+        if count >= MAX_OPERATIONS:
+            raise ValueError(f"has a pickle of more than {MAX_OPERATIONS:,} operations: too much beside its tensors")
         if operation.name not in OPERATIONS:
             raise ValueError(f"has {operation.name} in its pickle, which torch.save doesn't write")
         OPERATIONS[operation.name](reader, argument)
     if end + 1 != len(pickle) or reader.marks or len(reader.stack) != 1:
         raise ValueError("has a pickle that doesn't end where it should")
     root = reader.stack[0]
-    if not isinstance(root, Filled) or root.name in STAND_INS:
+    if not isinstance(root, Filled) or root.name in CONFIG_NODES:
         raise ValueError("holds no dict, which checkpoints and state dicts are")
     weigh(root)
     return root
@@ -131,8 +103,8 @@ class _Reader:
             raise ValueError("has a damaged pickle: sets items of no dict")
         for key, value in zip(items[::2], items[1::2]):
             parts = key if type(key) is tuple else (key,)
-            if not all(part is None or type(part) in (str, bool, int) for part in parts):
-                raise ValueError("has a dict with a key that is neither a text nor a whole number")
+            if not all(part is None or type(part) in (str, bool, int, float) for part in parts):
+                raise ValueError("has a dict with a key that is neither a text nor a number")
             target.items[key] = value
 
     def name(self, argument: str) -> None:
@@ -141,7 +113,8 @@ class _Reader:
         if module == "__builtin__":  # as protocol 2 writes it, for Python 2
             module, name = "builtins", {"long": "int", "unicode": "str"}.get(name, name)
         path = f"{module}.{name}"
-        if path not in STORAGES and path not in DTYPES and path not in STAND_INS and path not in CALLS:
+        if path not in STORAGES and path not in DTYPES and path not in SAFE:
+            refuse_unread(path)
             raise ValueError(
                 f"names {path}, which is code and not data: nothing of it was run; if the file is yours, read it where "
                 "it was made and torch.save its tensors and plain data only"
@@ -165,9 +138,11 @@ class _Reader:
     def call(self, _: None) -> None:
         """REDUCE."""
         named, arguments = self.last(2)
-        if not isinstance(named, Named) or named.name not in CALLS or type(arguments) is not tuple:
+        if not isinstance(named, Named) or type(arguments) is not tuple:
             raise ValueError(f"calls {named!r:.80}, which is nothing to call")
-        self.push(CALLS[named.name](*arguments))
+        if named.name not in SAFE or SAFE[named.name].call is None:
+            raise ValueError(f"calls {named.name}, which is only to be named")
+        self.push(SAFE[named.name].call(*arguments))
 
     def make(self, _: None) -> None:
         """NEWOBJ."""
@@ -224,110 +199,29 @@ OPERATIONS: dict[str, Callable[[_Reader, object], None]] = {
 }
 
 
-def check(holds: bool, reason: str) -> None:
-    if not holds:
-        raise ValueError(reason)
-
-
-def is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
+def refuse_unread(path: str) -> None:
+    """Raise ValueError for what is no code, and not read all the same."""
+    for start, kind in UNREAD.items():
+        if path.startswith(start):
+            raise ValueError(f"holds {kind} ({path}), which isn't read here: save plain tensors and plain data only")
 
 
 def is_metadata(state: Filled) -> bool:
     """What `Module.state_dict` says of each module: {"_metadata": {"encoder.norm": {"version": 2}}}."""
     (key, modules), *more = state.items.items()
     return (
-        key == "_metadata"
-        and not more
-        and all(type(value) in (int, bool, str) for module in modules.items.values() for value in module.items.values())
+        key == "_metadata" and not more and all(holds_only(module, int, bool, str) for module in modules.items.values())
     )
 
 
-def plain_tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *more: object) -> Leaf:
-    """torch._utils._rebuild_tensor_v2."""
-    return tensor(storage, storage.dtype, offset, shape, strides, *more)
-
-
-def tensor_of_dtype(
-    storage: Storage, offset: int, shape: tuple, strides: tuple, needs_grad: bool, hooks: Filled, dtype: Named
-) -> Leaf:
-    """torch._utils._rebuild_tensor_v3."""
-    return tensor(storage, DTYPES[dtype.name], offset, shape, strides, needs_grad, hooks)
-
-
-def tensor(
-    storage: Storage, dtype: torch.dtype, offset: int, shape: tuple, strides: tuple, needs_grad: bool, hooks: Filled
-) -> Leaf:
-    """A tensor, if all of it lies in its storage (torch would make the storage larger) and it has no hooks."""
-    check(isinstance(storage, Storage) and type(needs_grad) is bool and not hooks.items, "has a damaged tensor")
-    check(all(map(is_count, (offset, *shape, *strides))) and len(shape) == len(strides), "has a damaged tensor")
-    size, values = storage.size // dtype.itemsize, math.prod(shape)
-    last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides))
-    if (values and last >= size) or values > max(size, REPEATED_VALUES):
-        raise ValueError(f"claims a tensor of shape {list(shape)} in a storage of {size} values")
-    return Leaf()
-
-
-def parameter(data: Leaf, needs_grad: bool, hooks: Filled) -> Leaf:
-    """torch._utils._rebuild_parameter."""
-    check(isinstance(data, Leaf) and type(needs_grad) is bool and not hooks.items, "has a damaged parameter")
-    return data
-
-
-def ordered_dict() -> Filled:
-    return Filled("collections.OrderedDict")
-
-
-def default_dict(factory: Named | None = None) -> Filled:
-    check(factory is None or isinstance(factory, Named), "has a damaged defaultdict")
-    return Filled("collections.defaultdict")
-
-
-def flat_set(items: list) -> Leaf:
-    check(all(type(item) in (str, int, float, bool) for item in items), "has a set of more than text and numbers")
-    return Leaf()
-
-
-def size(lengths: tuple) -> tuple:
-    check(all(map(is_count, lengths)), "has a damaged torch.Size")
-    return lengths
-
-
-def device(kind: str, index: int = 0) -> Leaf:
-    check(LOCATION.fullmatch(kind) is not None and is_count(index), f"has an unknown device, {kind!r:.80}")
-    return Leaf()
-
-
-def byte_string(text: str, encoding: str) -> bytes:
-    check(encoding == "latin1", f"has bytes in an encoding that torch.save doesn't write, {encoding!r:.80}")
-    return text.encode(encoding)
-
-
-def path(*parts: str) -> str:
-    check(all(type(part) is str for part in parts), "has a damaged path")
-    return "/".join(parts)
-
-
-CALLS: dict[str, Callable] = {  # what may be called, and what is asked of its arguments
-    "torch._utils._rebuild_tensor_v2": plain_tensor,
-    "torch._utils._rebuild_tensor_v3": tensor_of_dtype,
-    "torch._utils._rebuild_parameter": parameter,
-    "torch.Size": size,
-    "torch.device": device,
-    "collections.OrderedDict": ordered_dict,
-    "collections.defaultdict": default_dict,
-    "builtins.set": flat_set,
-    "_codecs.encode": byte_string,
-    "pathlib.PosixPath": path,
-    "pathlib._local.PosixPath": path,
-    "pathlib.WindowsPath": path,
-    "pathlib._local.WindowsPath": path,
-}
-
-
 def weigh(value: object, depth: int = 0, known: dict[int, tuple[int, int]] | None = None) -> tuple[int, int]:
-    """How many values `value` is made of and how deep it is; ValueError if either is too much, as in a circle."""
+    """How many values `value` is made of and how deep it is.
+
+    Raises ValueError if either is too much, as in a circle, and for a part that is no data: a function, a storage.
+    """
     known = {} if known is None else known
+    if not is_data(value):
+        raise ValueError(f"holds {value!r:.80} where data should be")
     count, height = known.get(id(value), (1, 0))
     if depth + height > MAX_DEPTH:
         raise ValueError(f"is nested more than {MAX_DEPTH} levels deep, or contains itself")
@@ -341,3 +235,10 @@ def weigh(value: object, depth: int = 0, known: dict[int, tuple[int, int]] | Non
         raise ValueError(f"has parts that are repeated to more than {MAX_VALUES:,} values")
     known[id(value)] = count, height
     return count, height
+
+
+def is_data(value: object) -> bool:
+    """Types of numbers are, and what becomes a text (see `safe_globals.plain`)."""
+    if isinstance(value, Named):
+        return value.name in DTYPES or (value.name in SAFE and SAFE[value.name].stand_in is not None)
+    return not isinstance(value, Storage)

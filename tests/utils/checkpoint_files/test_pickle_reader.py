@@ -4,14 +4,16 @@ import io
 import os
 import pickle
 import random
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tests.utils.hostile import Calls, archive, saved, tensor_of
-from utils.checkpoint_files.pickle_check import check_pickle
+from utils.checkpoint_files import pickle_reader
+from utils.checkpoint_files.pickle_reader import check_pickle
 from utils.checkpoint_files.zip_check import check_zip
 
 ONES = torch.ones(3)
@@ -37,6 +39,10 @@ GOOD = {
     "dtypes of later": {"a": torch.zeros(5, dtype=torch.uint16), "b": torch.zeros(3, dtype=torch.float8_e4m3fn)},
     "empty tensors": {"a": torch.zeros(0), "b": torch.zeros(3, 0, 2), "c": torch.tensor(1.0)},
     "torch's small objects": {"d": torch.device("cuda:1"), "t": torch.bfloat16, "s": torch.Size([1, 2])},
+    "a conjugated view": {"c": torch.ones(3, dtype=torch.complex64).conj()},
+    "a negated view": {"n": torch.ones(3, dtype=torch.complex64).conj().imag},
+    "numbers and text of other kinds": {"c": 1 + 2j, "b": bytearray(b"x\xff"), 0.5: "a float's key", (1.5, "a"): 1},
+    "Counter": {"d": Counter("aab"), "empty": Counter()},
     "defaultdict": {"d": defaultdict(dict, {0: {"step": 1}})},
     "an optimizer": torch.optim.AdamW(Tiny().parameters()).state_dict(),
     "the same part many times": {"a": [[1, 2]] * 100},
@@ -53,14 +59,10 @@ CODE = {
     "builtins.eval": lambda: Calls(eval, "1"),
     "builtins.exec": lambda: Calls(exec, "1"),
     "builtins.getattr": lambda: Calls(getattr, "a", "upper"),
-    "builtins.bytearray": lambda: Calls(bytearray, 10**15),
     "builtins.type": lambda: type,
     "functools.partial": lambda: functools.partial(os.system, "true"),
-    "collections.Counter": lambda: Calls(__import__("collections").Counter, "a"),
     "torch.hub.load": lambda: Calls(torch.hub.load, "a", "b"),
     "torch.serialization.load": lambda: Calls(torch.load, "a"),
-    "torch._utils._rebuild_qtensor": lambda: Calls(torch._utils._rebuild_qtensor, 1),
-    "torch._tensor._rebuild_from_type_v2": lambda: Calls(torch._tensor._rebuild_from_type_v2, len, str, ("a",), {}),
     "torch.nn.modules.linear.Linear": lambda: nn.Linear(1, 1),
 }
 
@@ -71,6 +73,29 @@ def test_code_is_refused_by_its_name_wherever_it_stands(name):
     for content in ({"x": CODE[name]()}, {"state_dict": {"a": [ONES, (CODE[name](),)]}}, OrderedDict(a=CODE[name]())):
         with pytest.raises(ValueError, match=rf"^names {named}, which is code and not data: nothing of it was run"):
             check(saved(content))
+
+
+def with_attribute(tensor: torch.Tensor) -> torch.Tensor:
+    tensor.note = "text"
+    return tensor
+
+
+UNREAD = {
+    "a sparse tensor": torch.eye(3).to_sparse(),
+    "a quantized tensor": Calls(torch._utils._rebuild_qtensor, 1),
+    "a tensor without values": torch.zeros(3, device="meta"),
+    "a parameter with Python attributes": with_attribute(nn.Parameter(ONES)),
+    "a tensor with Python attributes": with_attribute(torch.ones(2)),
+    "a tensor with Python attributes, or of": Calls(torch._tensor._rebuild_from_type_v2, len, str, ("a",), {}),
+    "a type of numbers that weights don't have": torch.zeros(3, dtype=torch.uint8).view(torch.bits8),
+    "a number or an array of NumPy": np.float32(1),
+}
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_what_is_neither_code_nor_read_is_refused_as_what_it_is(kind):
+    with pytest.raises(ValueError, match=rf"^holds {kind}.* isn't read here: save plain tensors and plain data only"):
+        check(saved({"x": UNREAD[kind]}))
 
 
 REBUILD = torch._utils._rebuild_tensor_v2
@@ -91,6 +116,12 @@ HOSTILE = {
     "a codec that runs code": (Calls(codecs.encode, "ab", "zlib"), "encoding"),
     "a meta device": (Calls(torch.device, "meta"), "unknown device"),
     "a set of tuples": ({(1,)}, "set of more than"),
+    "a long bytearray": (Calls(bytearray, 10**15), "damaged bytearray"),
+    "a Counter of a text": (Calls(Counter, "aab"), "damaged Counter"),
+    "a function": ({"f": codecs.encode}, "holds .*_codecs.encode.* where data should be"),
+    "a function in a tuple": (([1, torch._utils._rebuild_tensor_v2],), "where data should be"),
+    "a class of storages": (torch.FloatStorage, "where data should be"),
+    "a storage": (ONES._typed_storage(), "where data should be"),
     "a call of a dtype": (Calls(torch.device, torch.float32), "."),
 }
 
@@ -111,6 +142,16 @@ def test_parts_without_end_are_refused():
     for value in (circle, {"a": [circle]}, doubled):
         with pytest.raises(ValueError, match=r"contains itself|repeated to more than"):
             check(saved({"x": value}))
+
+
+BOMBS = {"dicts": b"}", "numbers": b"K\x01", "empty texts": b"X\x00\x00\x00\x00", "globals": b"ctyping\nAny\n"}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_more_values_than_any_checkpoint_has_are_refused_before_they_are_made(kind, monkeypatch):
+    monkeypatch.setattr(pickle_reader, "MAX_OPERATIONS", 10_000)
+    with pytest.raises(ValueError, match="a pickle of more than 10,000 operations"):
+        check(archive(b"\x80\x02}K\x01](" + BOMBS[kind] * 10_000 + b"es."))
 
 
 ORDERED = b"\x80\x02ccollections\nOrderedDict\n)R"
