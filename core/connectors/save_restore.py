@@ -13,6 +13,7 @@ from torch import Tensor
 from core.connectors.initial_weights import INIT_FROM, Weights, compare, log_report, read_weights, some
 from core.connectors.nemo_config import from_nemo, take_own_options, to_nemo
 from core.connectors.nemo_file import read_nemo_config, read_nemo_weights, write_nemo
+from core.connectors.size_limits import no_larger_than_file
 from utils.config_check import as_yaml
 from utils.logging import is_rank_zero, logger, warn_once
 
@@ -180,10 +181,11 @@ def config_errors(source: str) -> Iterator[None]:
 
 def restored(calling: type[Restorable], weights: Weights, trainer: object, strict: bool) -> Restorable:
     """The model of a config, with weights."""
-    with config_errors(weights.source):
-        model = class_for(calling, weights.config.get("target"), weights.source)(cfg=weights.config, trainer=trainer)
-    load_whole(model, weights.state_dict, strict, weights.source)
-    logger.info(f"{type(model).__name__} restored from {weights.source}")
+    source = weights.source
+    with config_errors(source), no_larger_than_file(weights.config, weights.state_dict, source):
+        model = class_for(calling, weights.config.get("target"), source)(cfg=weights.config, trainer=trainer)
+    load_whole(model, weights.state_dict, strict, source)
+    logger.info(f"{type(model).__name__} restored from {source}")
     return model
 
 
