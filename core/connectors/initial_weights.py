@@ -1,7 +1,7 @@
 """Start from another model's weights: read them from any of the usual files, load what fits, say what didn't."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,28 @@ class Weights:
         return replace(self, state_dict=self.averaged)
 
 
+@dataclass(frozen=True)
+class Part:
+    """A file to start from, and which of its names to load.
+
+    include: only names that contain one of these; None: all. exclude: no names that contain one of these. key: of the
+    config that names it, for messages.
+    """
+
+    path: str
+    include: list[str] | None = None
+    exclude: list[str] | None = None
+    key: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.path}" if self.key else self.path
+
+    def chooses(self, name: str) -> bool:
+        """NeMo's rule: a part of the name decides, and `exclude` over `include`."""
+        wanted = self.include is None or any(pattern in name for pattern in self.include)
+        return wanted and not any(pattern in name for pattern in self.exclude or ())
+
+
 @dataclass
 class LoadReport:
     """What became of a file's weights: names of the model's or the file's state dict.
@@ -87,9 +109,7 @@ class LoadReport:
             "frozen, and not the file's": self.frozen_kept,
         }
         lines = [f"loaded {len(self.loaded)} of {self.total} tensors of the model from {self.source}"]
-        return "\n".join(
-            lines + [f"  {kind}: {len(names)}: {', '.join(names)}" for kind, names in kinds.items() if names]
-        )
+        return "\n".join(lines + [f"  {kind}: {len(names)}: {some(names)}" for kind, names in kinds.items() if names])
 
     def problem(self) -> str:
         """What differs, in one line."""
@@ -165,7 +185,7 @@ def read_config(cfg: object, path: Path) -> DictConfig | None:
 def read_safetensors(path: Path) -> Weights:
     """Tensors under their names; the config, if the file has it, is JSON under `config` of the file's metadata.
 
-    Files of ours have a checksum there, too. Others have none: of these a damaged one may pass for whole.
+    Files with a config are ours and have a checksum there, too. Others have none: a damaged one may pass for whole.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -177,8 +197,8 @@ def read_safetensors(path: Path) -> Weights:
         config = json.loads(metadata.get("config", "null"))
     except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} can't be read: {str(error).partition(chr(10))[0]}") from error
-    written = metadata.get(METADATA_KEY)
-    if written is not None and written != digest(state_dict, metadata.get("config", "")):
+    is_ours = not metadata.keys().isdisjoint(("config", METADATA_KEY))
+    if is_ours and metadata.get(METADATA_KEY) != digest(state_dict, metadata.get("config", "")):
         raise ValueError(f"{path} is damaged: its tensors and its config aren't as they were written")
     return Weights(state_dict, read_config(config, path), str(path))
 
@@ -188,15 +208,6 @@ WEIGHT_READERS = READERS | {".ckpt": partial(read_lightning, needs_config=False)
 
 
 # what a config asks for
-
-
-@dataclass(frozen=True)
-class Part:
-    """A file to start from, and which of its names to load."""
-
-    path: str
-    include: list[str] | None = None
-    exclude: list[str] | None = None
 
 
 def initial_parts(cfg: Mapping) -> list[Part]:
@@ -213,7 +224,7 @@ def initial_parts(cfg: Mapping) -> list[Part]:
         return []
     value = cfg[given[0]]
     if isinstance(value, str | Path):
-        return [Part(check_file(value, given[0]))]
+        return [Part(check_file(value, given[0]), key=given[0])]
     if not isinstance(value, Mapping):
         raise ValueError(f"{given[0]}={value} must be the path of a file, or {{file: {{path: ..., include: [...]}}}}")
     sections = {"": value} if any(isinstance(value.get(key), str) for key in FILE_KEYS) else value
@@ -221,6 +232,7 @@ def initial_parts(cfg: Mapping) -> list[Part]:
 
 
 def read_part(section: Mapping, path: str) -> Part:
+    """What a section of the config says. Raises ValueError, in one line, for one that isn't such a section."""
     if not isinstance(section, Mapping) or not any(section.get(key) for key in FILE_KEYS):
         raise ValueError(f"{path}={section} must be a mapping with a path, and include and exclude if need be")
     refuse_unknown_keys(section, (*FILE_KEYS, "include", "exclude"), path)
@@ -229,12 +241,14 @@ def read_part(section: Mapping, path: str) -> Part:
         if value is not None and (isinstance(value, str) or not all(isinstance(p, str) for p in value)):
             raise ValueError(f"{path}.{key}={value} must be a list of parts of names, such as [encoder]")
     file = next(section[key] for key in FILE_KEYS if section.get(key))
-    return Part(check_file(file, path), **{key: None if v is None else list(v) for key, v in patterns.items()})
+    chosen = {key: None if value is None else list(value) for key, value in patterns.items()}
+    return Part(check_file(file, path), **chosen, key=path)
 
 
 def check_file(file: str | Path, path: str) -> str:
     if not Path(file).expanduser().is_file():
-        raise ValueError(f"{path}={file} is no file here: download the model (.nemo) and give its path")
+        remedy = "" if Path(file).suffix in READERS else ": download the model (.nemo) and give its path"
+        raise ValueError(f"{path}={file} is no file here{remedy}")
     return str(file)
 
 
@@ -250,7 +264,8 @@ def start_from(model: nn.Module, cfg: Mapping, resumed_from: str | None = None) 
     reports = []
     for part in parts:
         weights = read_weights(part.path, needs_config=False)
-        reports.append(load_matching(model, weights.state_dict, part.include, part.exclude, part.path))
+        say_averages(weights)
+        reports.append(load_matching(model, weights.state_dict, part))
         log_report(reports[-1])
     return reports
 
@@ -258,18 +273,12 @@ def start_from(model: nn.Module, cfg: Mapping, resumed_from: str | None = None) 
 # loading
 
 
-def compare(
-    model: nn.Module,
-    state_dict: Mapping[str, Tensor],
-    include: Iterable[str] | None = None,
-    exclude: Iterable[str] | None = None,
-    source: str = "",
-) -> LoadReport:
+def compare(model: nn.Module, state_dict: Mapping[str, Tensor], part: Part) -> LoadReport:
     """What `load_matching` would load, without loading it."""
     ours = model.state_dict()
-    report = LoadReport(source, total=len(ours))
+    report = LoadReport(part.path, total=len(ours))
     for name in [*state_dict, *(name for name in ours if name not in state_dict)]:
-        if not is_chosen(name, include, exclude):
+        if not part.chooses(name):
             report.left_out.append(name)
         elif name not in ours:
             report.unexpected.append(name)
@@ -300,40 +309,37 @@ def holds(ours: torch.dtype, theirs: torch.dtype) -> bool:
     return theirs == ours or (len(kinds) == 1 and theirs.itemsize < ours.itemsize)
 
 
-def load_matching(
-    model: nn.Module,
-    state_dict: Mapping[str, Tensor],
-    include: Iterable[str] | None = None,
-    exclude: Iterable[str] | None = None,
-    source: str = "",
-) -> LoadReport:
-    """Load the tensors whose names `model` has too; say what became of all of them.
+def load_matching(model: nn.Module, state_dict: Mapping[str, Tensor], part: Part) -> LoadReport:
+    """Load the tensors whose names `model` has too and `part` chooses; say what became of all of them.
 
-    include: load only names that contain one of these; None: all. exclude: no names that contain one of these.
     Raises ValueError, in one line, for a tensor of another shape or type, and when nothing fits; the model is then
     unchanged.
     """
-    for pattern in include or ():
+    for pattern in part.include or ():
         if not any(pattern in name for name in state_dict):
-            raise ValueError(f"include: {pattern!r} is in no name of {source}, such as {some(sorted(state_dict)[:3])}")
-    report = compare(model, state_dict, include, exclude, source)
+            key = f"{part.key}.include".lstrip(".")
+            raise ValueError(f"{key}: {pattern!r} is in no name of {part.path}, such as {some(sorted(state_dict)[:3])}")
+    report = compare(model, state_dict, part)
     if report.mismatched:
         raise ValueError(
-            f"{source} doesn't fit: {report.problem()}; give the model the sizes of the file, or exclude these names"
+            f"{part} doesn't fit: {report.problem()}; give the model the sizes of the file, or exclude these names"
         )
     if not report.loaded:
-        raise ValueError(f"nothing of {source} fits this model: {report.problem() or 'include and exclude leave none'}")
+        raise ValueError(f"nothing of {part} fits this model: {report.problem() or 'include and exclude leave none'}")
     model.load_state_dict({name: state_dict[name] for name in report.loaded}, strict=False)
     return report
-
-
-def is_chosen(name: str, include: Iterable[str] | None, exclude: Iterable[str] | None) -> bool:
-    """NeMo's rule: a part of the name decides, and `exclude` over `include`."""
-    wanted = include is None or any(pattern in name for pattern in include)
-    return wanted and not any(pattern in name for pattern in exclude or ())
 
 
 def log_report(report: LoadReport) -> None:
     """A file that fits in part only is worth a warning, unless the config asked for a part."""
     partial = (report.missing or report.unexpected) and not report.left_out
     (logger.warning if partial else logger.info)(str(report))
+
+
+def say_averages(weights: Weights) -> None:
+    """A file with averages is read for its weights as trained, which a user may not expect."""
+    if weights.averaged is not None:
+        logger.info(
+            f"{weights.source} holds weights as trained, which are taken, and averaged ones (exp_manager.ema): for "
+            f"those run tools/convert_checkpoint.py {weights.source} averaged.nemo --weights ema, and take that file"
+        )

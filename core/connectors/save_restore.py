@@ -10,7 +10,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from core.connectors.initial_weights import INIT_FROM, Weights, compare, log_report, read_weights, some
+from core.connectors.initial_weights import (
+    INIT_FROM,
+    Part,
+    Weights,
+    compare,
+    log_report,
+    read_weights,
+    say_averages,
+    some,
+)
 from core.connectors.nemo_config import from_nemo, take_own_options, to_nemo
 from core.connectors.nemo_file import read_nemo_config, read_nemo_weights, write_nemo
 from core.connectors.size_limits import no_larger_than_file
@@ -70,6 +79,8 @@ def restore_nemo(
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path} doesn't exist, or is no file")
+    if path.suffix == ".ckpt":
+        raise ValueError(f"{path} is a Lightning checkpoint by its name: load_from_checkpoint reads those")
     config = from_nemo(read_nemo_config(path)) if override_config is None else read_override(override_config)
     if return_config:
         return config
@@ -184,6 +195,7 @@ def restored(calling: type[Restorable], weights: Weights, trainer: object, stric
     source = weights.source
     with config_errors(source), no_larger_than_file(weights.config, weights.state_dict, source):
         model = class_for(calling, weights.config.get("target"), source)(cfg=weights.config, trainer=trainer)
+    say_averages(weights)
     load_whole(model, weights.state_dict, strict, source)
     logger.info(f"{type(model).__name__} restored from {source}")
     return model
@@ -191,7 +203,7 @@ def restored(calling: type[Restorable], weights: Weights, trainer: object, stric
 
 def load_whole(model: Restorable, state_dict: dict[str, Tensor], strict: bool, source: str) -> None:
     """Load all of a state dict. Raises ValueError where it isn't the model's; strict=False only for shapes."""
-    report = compare(model, state_dict, source=source)
+    report = compare(model, state_dict, Part(source))
     if report.mismatched or (strict and not report.is_whole):
         raise ValueError(f"{source}: the weights don't fit the config: {report.problem()}")
     model.load_state_dict(state_dict, strict=strict)

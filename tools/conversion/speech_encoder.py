@@ -4,8 +4,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from core.classes.serialization import from_config_dict
-from core.connectors.initial_weights import Weights, load_matching
+from core.connectors.initial_weights import Part, Weights, load_matching
 from core.connectors.save_restore import class_for, load_whole
+from core.connectors.size_limits import no_larger_than_file
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel, EncDecMaskedTokenPredModel
 from tools.conversion.encoder_file import MASK, encoder_weights, wrapped_names
 from utils.logging import logger
@@ -51,7 +52,9 @@ def build_model(weights: Weights) -> nn.Module:
             logger.warning(f"{weights.source} is no NEST model: its {', '.join(left_out)} left out, its encoder read")
         return build_encoder(weights)
     target = weights.config.get("target") or EncDecDenoiseMaskedTokenPredModel.nemo_paths[0]  # what train.py trains
-    model = class_for(EncDecMaskedTokenPredModel, target, weights.source)(cfg=weights.config)
+    cls = class_for(EncDecMaskedTokenPredModel, target, weights.source)
+    with no_larger_than_file(weights.config, weights.state_dict, weights.source):
+        model = cls(cfg=weights.config)
     load_whole(model, weights.state_dict, True, weights.source)
     return model.eval()
 
@@ -63,7 +66,8 @@ def is_whole(weights: Weights) -> bool:
 
 def build_encoder(weights: Weights) -> SpeechEncoder:
     """The encoder of a file that may hold more."""
-    model = SpeechEncoder(weights.config)
+    with no_larger_than_file(weights.config, weights.state_dict, weights.source):
+        model = SpeechEncoder(weights.config)
     state = model.preprocessor.state_dict(prefix="preprocessor.") | encoder_weights(weights.state_dict)
     load_whole(model, state, True, weights.source)
     return model
@@ -84,7 +88,7 @@ def with_encoder(base: nn.Module, model: nn.Module, source: str) -> nn.Module:
     if base.pre_encoder is not None:
         state = wrapped_names(state)
     state = {name.removeprefix("encoder."): tensor for name, tensor in state.items()}
-    report = load_matching(base.encoder, state, source=source)
+    report = load_matching(base.encoder, state, Part(source))
     if report.unexpected or any(not f"encoder.{name}".startswith(MASK) for name in report.missing):
         raise ValueError(f"{source} isn't an encoder of the model in --base: {report.problem()}")
     return base

@@ -38,7 +38,7 @@ def ckpt(tmp_path) -> str:
 
 def test_a_file_of_the_same_model_is_loaded_whole():
     model, theirs = Two(), Two(value=1.0).state_dict()
-    report = load_matching(model, theirs, source="x.ckpt")
+    report = load_matching(model, theirs, Part("x.ckpt"))
     assert equal(model, theirs, "") and report.is_whole
     assert str(report).startswith("loaded 5 of 5 tensors of the model from x.ckpt")
 
@@ -46,7 +46,7 @@ def test_a_file_of_the_same_model_is_loaded_whole():
 def test_what_is_missing_and_what_is_too_much_is_named():
     model, theirs = Two(), Two(value=1.0).state_dict()
     theirs["head.weight"] = theirs.pop("decoder.weight")
-    report = load_matching(model, theirs, source="x.ckpt")
+    report = load_matching(model, theirs, Part("x.ckpt"))
     assert (report.missing, report.unexpected) == (["decoder.weight"], ["head.weight"])
     assert "decoder.weight" in str(report) and "head.weight" in str(report) and not report.is_whole
 
@@ -54,7 +54,7 @@ def test_what_is_missing_and_what_is_too_much_is_named():
 def test_include_and_exclude_choose_by_parts_of_names_and_exclude_wins():
     model, before, theirs = Two(), Two().state_dict(), Two(value=1.0).state_dict()
     model.load_state_dict(before)
-    report = load_matching(model, theirs, include=["coder"], exclude=["decoder", "bias"], source="x.ckpt")
+    report = load_matching(model, theirs, Part("x.ckpt", ["coder"], ["decoder", "bias"]))
     assert report.loaded == ["encoder.weight"]
     assert torch.equal(model.encoder.weight, theirs["encoder.weight"])
     assert torch.equal(model.encoder.bias, before["encoder.bias"]) and equal(model, before, "decoder")
@@ -64,9 +64,9 @@ def test_another_shape_is_an_error_with_both_shapes_and_changes_nothing():
     model, before, theirs = Two(), Two().state_dict(), Two(width=4).state_dict()
     model.load_state_dict(before)
     with pytest.raises(ValueError, match=r"x\.ckpt doesn't fit: .*r\.weight \[4, 2\] for \[3, 2\].*exclude") as raised:
-        load_matching(model, theirs, source="x.ckpt")
+        load_matching(model, theirs, Part("x.ckpt"))
     assert "\n" not in str(raised.value) and equal(model, before, "")
-    assert load_matching(model, theirs, exclude=["coder"], source="x.ckpt").loaded == ["codes"]
+    assert load_matching(model, theirs, Part("x.ckpt", None, ["coder"])).loaded == ["codes"]
 
 
 @pytest.mark.parametrize(
@@ -83,33 +83,50 @@ def test_another_type_is_an_error_and_changes_nothing(dtype, said):
     model.load_state_dict(before)
     theirs = {name: value.to(dtype) for name, value in Two(value=1.0).state_dict().items()}
     with pytest.raises(ValueError, match=rf"of another shape or type: .*{said}"):
-        load_matching(model, theirs)
+        load_matching(model, theirs, Part("x.ckpt"))
     assert equal(model, before, "")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_weights_in_half_precision_are_loaded(dtype):
     model, theirs = Two(), {name: value.to(dtype) for name, value in Two(value=1.0).state_dict().items()}
-    assert load_matching(model, theirs).is_whole
+    assert load_matching(model, theirs, Part("x.ckpt")).is_whole
     assert torch.equal(model.encoder.weight, theirs["encoder.weight"].float())
+
+
+def test_a_message_names_the_key_of_the_config_that_asked(tmp_path):
+    torch.save(Two(width=4).state_dict(), tmp_path / "four.ckpt")
+    for options, said in (
+        ({"include": ["encodr"]}, r"^init_from_ptl_ckpt\.a\.include: 'encodr' is in no name of .*four\.ckpt"),
+        ({}, r"^init_from_ptl_ckpt\.a=.*four\.ckpt doesn't fit"),
+        ({"exclude": ["er", "codes"]}, r"^nothing of init_from_ptl_ckpt\.a=.*four\.ckpt fits"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            start_from(Two(), {"init_from_ptl_ckpt": {"a": {"path": f"{tmp_path}/four.ckpt"} | options}})
+
+
+def test_a_report_of_many_names_is_short():
+    many = nn.ModuleDict({f"layer{i}": nn.Linear(1, 1) for i in range(200)})
+    report = load_matching(many, nn.ModuleDict({"layer0": nn.Linear(1, 1)}).state_dict(), Part("x.ckpt"))
+    assert len(report.missing) == 398 and "and 390 more" in str(report) and len(str(report)) < 400
 
 
 def test_a_misspelt_include_is_an_error():
     with pytest.raises(ValueError, match=r"include: 'encodr' is in no name of x\.ckpt, such as codes"):
-        load_matching(Two(), Two().state_dict(), include=["encodr"], source="x.ckpt")
+        load_matching(Two(), Two().state_dict(), Part("x.ckpt", ["encodr"]))
 
 
 def test_a_file_of_which_nothing_fits_is_an_error():
     with pytest.raises(ValueError, match=r"nothing of x\.ckpt fits this model: .*unexpected: other\.weight"):
-        load_matching(Two(), {"other.weight": torch.ones(1)}, source="x.ckpt")
+        load_matching(Two(), {"other.weight": torch.ones(1)}, Part("x.ckpt"))
 
 
 def test_the_report_says_whose_frozen_codes_the_model_has():
     other = Two(value=1.0).state_dict()
-    assert load_matching(Two(), other).frozen_replaced == ["codes"]
-    report = load_matching(Two(), other, include=["encoder"])
+    assert load_matching(Two(), other, Part("x.ckpt")).frozen_replaced == ["codes"]
+    report = load_matching(Two(), other, Part("x.ckpt", ["encoder"]))
     assert report.frozen_kept == ["codes"] and "frozen, and not the file's: 1: codes" in str(report)
-    same = load_matching(Two(value=1.0), other)
+    same = load_matching(Two(value=1.0), other, Part("x.ckpt"))
     assert same.frozen_replaced == same.frozen_kept == []
 
 
@@ -144,6 +161,14 @@ def test_one_read_gives_the_weights_as_trained_their_averages_and_the_step(tmp_p
     assert torch.equal(averaged.state_dict["decoder.weight"], content["state_dict"]["decoder.weight"])
 
 
+def test_a_start_from_a_file_with_averages_says_which_weights_it_takes(tmp_path, log):
+    torch.save(with_averages(5.0), tmp_path / "two.ckpt")
+    model = Two()
+    start_from(model, {"init_from_ptl_ckpt": f"{tmp_path}/two.ckpt"})
+    assert "holds weights as trained, which are taken, and averaged ones" in log.text and "--weights ema" in log.text
+    assert not model.encoder.weight.eq(5.0).any()
+
+
 def test_averages_that_are_not_there_are_asked_for_in_vain(ckpt):
     with pytest.raises(ValueError, match=r"two\.ckpt holds no averaged weights"):
         read_weights(ckpt).of("ema")
@@ -157,9 +182,14 @@ def test_averages_that_are_none_are_refused_in_one_line(callbacks, tmp_path):
     assert "\n" not in str(raised.value)
 
 
+def with_checksum(state_dict: dict[str, Tensor], config: dict) -> dict[str, str]:
+    text = json.dumps(config)
+    return {"config": text, METADATA_KEY: digest(state_dict, text)}
+
+
 def test_a_safetensors_file_gives_weights_and_the_config_of_its_metadata(tmp_path):
     state_dict = Two().state_dict()
-    save_file(state_dict, tmp_path / "two.safetensors", metadata={"config": json.dumps({"width": 3})})
+    save_file(state_dict, tmp_path / "two.safetensors", metadata=with_checksum(state_dict, {"width": 3}))
     weights = read_weights(tmp_path / "two.safetensors")
     torch.testing.assert_close(weights.state_dict, dict(state_dict), rtol=0, atol=0)
     assert weights.config.width == 3
@@ -169,11 +199,16 @@ def test_a_safetensors_file_gives_weights_and_the_config_of_its_metadata(tmp_pat
 
 def test_a_changed_bit_of_a_safetensors_file_with_a_checksum_is_an_error(tmp_path):
     path = tmp_path / "two.safetensors"
-    state_dict, config = Two(value=1.0).state_dict(), json.dumps({"width": 3})
-    save_file(state_dict, path, metadata={"config": config, METADATA_KEY: digest(state_dict, config)})
+    state_dict = Two(value=1.0).state_dict()
+    save_file(state_dict, path, metadata=with_checksum(state_dict, {"width": 3}))
     whole = path.read_bytes()
     assert read_weights(path).config.width == 3
-    for position in [*range(len(whole) - 8, len(whole)), whole.index(b"3}"), whole.index(b"decoder.bias")]:
+    for position in [
+        *range(len(whole) - 8, len(whole)),
+        whole.index(b"3}"),
+        whole.index(METADATA_KEY.encode()),
+        whole.index(b"decoder.bias"),
+    ]:
         path.write_bytes(flipped(whole, position, 4))
         with pytest.raises(ValueError, match=r"two\.safetensors is damaged"):
             read_weights(path)
@@ -253,7 +288,7 @@ def test_files_to_start_from_are_read_as_in_nemo(config, parts, ckpt):
         ("{init_from_nemo_model: {a: {path: FILE, include: encoder}}}", r"a\.include=encoder must be a list"),
         ("{init_from_nemo_model: {a: FILE}}", r"init_from_nemo_model\.a=.* must be a mapping with a path"),
         ("{init_from_nemo_model: [FILE]}", "init_from_nemo_model=.* must be the path of a file"),
-        ("{init_from_nemo_model: nothing.nemo}", r"init_from_nemo_model=nothing\.nemo is no file here"),
+        ("{init_from_nemo_model: nothing.nemo}", r"init_from_nemo_model=nothing\.nemo is no file here$"),
         ("{init_from_pretrained_model: ssl_en_nest_large_v1.0}", "is no file here: download the model"),
         ("{init_from_pretrained_model: {a: {name: ssl_en_nest}}}", r"init_from_pretrained_model\.a=ssl_en_nest is no"),
     ],

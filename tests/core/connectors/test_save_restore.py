@@ -112,7 +112,7 @@ def test_weights_that_do_not_fit_are_refused_and_strict_false_says_what_is_missi
         ModelPT.restore_from(tmp_path / "x.nemo", config)
     assert "\n" not in str(raised.value)
     ModelPT.restore_from(tmp_path / "x.nemo", config, strict=False)
-    assert "encoder.layers.2.norm_out.weight" in log.text
+    assert "missing in the file, so as initialized: 40: encoder.layers.2." in log.text and "and 32 more" in log.text
     config.encoder.conv_kernel_size = 5
     with pytest.raises(ValueError, match=r"depthwise_conv\.weight \[16, 1, 9\] for \[16, 1, 5\]"):
         ModelPT.restore_from(tmp_path / "x.nemo", config, strict=False)
