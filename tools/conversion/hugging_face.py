@@ -18,7 +18,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from core.connectors.initial_weights import read_weights
+from core.connectors.initial_weights import Weights, read_weights
 from core.connectors.save_restore import load_whole
 from parts.lengths import is_padding
 from tools.conversion.parakeet_config import (
@@ -31,7 +31,7 @@ from tools.conversion.parakeet_config import (
     to_parakeet_config,
 )
 from tools.conversion.self_check import FEATURES, STATES, Output, Speech, cut
-from tools.conversion.speech_encoder import SpeechEncoder, encoder_of
+from tools.conversion.speech_encoder import SpeechEncoder, build_encoder, encoder_of
 from utils.logging import warn_once
 
 if TYPE_CHECKING:
@@ -110,29 +110,9 @@ def read_folder(folder: Path) -> SpeechEncoder:
     if any(name.startswith("encoder.") for name in state):
         state = {name.removeprefix("encoder."): x for name, x in state.items() if name.startswith("encoder.")}
     backwards = {theirs: ours for ours, theirs in WEIGHT_NAMES.items()}
-    state = {renamed(name, backwards): x for name, x in state.items()}
-    check_tensors(state, encoder, str(folder))
-    model = SpeechEncoder(OmegaConf.create({"preprocessor": preprocessor, "encoder": encoder}))
-    load_whole(model.encoder, state, True, str(folder))
-    return model
-
-
-def check_tensors(state: Mapping[str, Tensor], encoder: Mapping, where: str) -> None:
-    """Raise ValueError for weights that aren't as many and as large as the config says, before a model is built.
-
-    So a few lines of config can't ask for more memory than the weights beside them. state: under our names.
-    """
-    width, inner = encoder["d_model"], encoder["d_model"] * encoder["ff_expansion_factor"]
-    shapes = {"pre_encode.conv.0.weight": (encoder["subsampling_conv_channels"], 1, 3, 3)}
-    for number in range(encoder["n_layers"]):
-        shapes[f"layers.{number}.feed_forward1.linear1.weight"] = (inner, width)
-        shapes[f"layers.{number}.conv.depthwise_conv.weight"] = (width, 1, encoder["conv_kernel_size"])
-    for name, shape in shapes.items():
-        if name not in state or tuple(state[name].shape) != shape:
-            found = f"of shape {list(state[name].shape)}" if name in state else "missing"
-            raise ValueError(
-                f"{where}: the weights don't fit the config: {name} is {found} and should be {list(shape)}"
-            )
+    state = {f"encoder.{renamed(name, backwards)}": x for name, x in state.items()}
+    config = OmegaConf.create({"preprocessor": preprocessor, "encoder": encoder})
+    return build_encoder(Weights(state, config, str(folder)))
 
 
 def read_json(path: Path) -> dict:

@@ -59,6 +59,15 @@ def test_a_config_without_an_encoder_is_refused(nest):
         SpeechEncoder(cfg)
 
 
+@pytest.mark.parametrize("only_encoder", [True, False])
+def test_a_model_far_larger_than_its_weights_is_not_built(nest, only_encoder):
+    model = encoder_of(nest()) if only_encoder else nest()
+    cfg = model.cfg.copy()
+    cfg.encoder.n_layers = 100_000
+    with pytest.raises(ValueError, match=r"x\.nemo: .* far larger than its weights"):
+        build_model(Weights(model.state_dict(), cfg, "x.nemo"))
+
+
 def test_weights_without_a_config_are_refused(nest):
     with pytest.raises(ValueError, match=r"x\.ckpt says nothing of the model's config"):
         build_model(Weights(nest().state_dict(), None, "x.ckpt"))
