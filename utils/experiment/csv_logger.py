@@ -30,6 +30,16 @@ class TableLogger(CSVLogger):
     def experiment(self) -> "Table":
         return self._table
 
+    @property
+    def lines(self) -> int:
+        """How many the table has; 0 where this process doesn't write it."""
+        return self._table.lines
+
+    @rank_zero_only
+    def go_on(self, lines: int | None, step: int) -> None:
+        """From a checkpoint after `step` steps, when the table had so many lines; None: it doesn't say."""
+        self._table.go_on(lines, step)
+
     @rank_zero_only
     def log_hyperparams(self, params: Mapping | Namespace | None = None) -> None:
         """They are in the run's folder, config.yaml."""
@@ -44,19 +54,22 @@ class TableLogger(CSVLogger):
 
 
 class Table:
-    """A csv file with a line for each set of numbers, and the step of the optimizer they belong to.
+    """A csv file with a line for each set of numbers, and the step of the optimizer they belong to, from 0.
 
-    What it holds from the first logged step on is dropped: a run that was killed came further than its checkpoint.
+    A table that is there is replaced, unless the run goes on: then it is cut to what it was at the checkpoint, since a
+    killed run may have logged steps past its last checkpoint.
     """
 
     def __init__(self, path: Path):
         self._path = path
         self._columns: list[str] | None = None  # None: nothing logged yet
         self._new: list[dict[str, float]] = []
+        self.lines = 0
 
     def log_metrics(self, metrics: Mapping[str, Tensor | float], step: int) -> None:
         if self._columns is None:
-            self._go_on(step)
+            self._begin([])
+        self.lines += 1
         self._new.append({"step": step, **{name: float(value) for name, value in metrics.items()}})
 
     def save(self) -> None:
@@ -70,9 +83,13 @@ class Table:
             csv.DictWriter(file, columns).writerows(self._new)
         self._new = []
 
-    def _go_on(self, step: int) -> None:
-        self._columns = []
-        earlier = [line for line in self._read() if line["step"].isdigit() and int(line["step"]) < step]
+    def go_on(self, lines: int | None, step: int) -> None:
+        """See `TableLogger`. A validation within the steps of an accumulated gradient is logged at `step` itself."""
+        end = step if lines is None else step + 1
+        self._begin([line for line in self._read()[:lines] if line["step"].isdigit() and int(line["step"]) < end])
+
+    def _begin(self, earlier: list[dict[str, str]]) -> None:
+        self._columns, self.lines = [], len(earlier)
         if self._path.exists():
             self._write(list(earlier[0]) if earlier else ["step"], earlier)
 

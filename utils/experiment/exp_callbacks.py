@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from utils.config_check import first_line, refuse_unknown_keys
 from utils.experiment.exp_config import CallbackParams, EmaParams, ExpManagerConfig
 from utils.experiment.going_on import checkpoint_folder
-from utils.experiment.loggers import KeepRunIds
+from utils.experiment.loggers import KeepLoggers
 from utils.experiment.preflight import Preflight
 from utils.experiment.run_model import RunModel
 from utils.logging import logger
@@ -29,7 +29,7 @@ def build_callbacks(options: ExpManagerConfig, folder: Path) -> list[Callback]:
 
     Raises ValueError, in one line, for values that callbacks refuse.
     """
-    callbacks: list[Callback] = [KeepRunIds(folder), Rejects(folder), DataReport()]
+    callbacks: list[Callback] = [KeepLoggers(folder), Rejects(folder), DataReport()]
     callbacks.append(FiniteSteps(folder, options.max_skipped_steps_in_a_row))
     if options.log_step_timing:
         callbacks.append(StepTimer(**asdict(options.step_timing_kwargs)))

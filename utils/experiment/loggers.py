@@ -80,7 +80,7 @@ def existing_mlflow_run(uri: str, run_id: str | None) -> str | None:
     try:
         MlflowClient(uri).get_run(run_id)
     except Exception as error:  # its stores raise what they like, the one of files a bare Exception
-        logger.warning(f"the MLflow run {run_id} can't be gone on with, a new one begins: {first_line(error)}")
+        logger.warning(f"the MLflow run {run_id} can't be resumed; a new run starts: {first_line(error)}")
         return None
     return run_id
 
@@ -101,8 +101,12 @@ LOGGERS: dict[str, Callable[[ExpManagerConfig, Path, dict], Logger]] = {
 }
 
 
-class KeepRunIds(Callback):
-    """Write into the run's folder what W&B and MLflow call this run, so that a resumed one goes on there."""
+class KeepLoggers(Callback):
+    """What a resumed run needs of its loggers, so that it goes on there.
+
+    In the run's folder: what W&B and MLflow call this run. In checkpoints: how many lines metrics.csv has, and the one
+    of the step just done, which Lightning logs after the checkpoint is saved, and a resumed run not at all.
+    """
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -116,6 +120,36 @@ class KeepRunIds(Callback):
         if run_ids:
             with written_whole(self._folder / RUN_IDS_FILE) as unfinished:
                 unfinished.write_text(json.dumps(run_ids) + "\n", encoding="utf-8")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
+        for used in trainer.loggers:
+            used.save()  # to the disk: a kill would lose what TensorBoard still holds
+        lines = max((table.lines for table in tables_of(trainer)), default=0)
+        checkpoint["callbacks"][self.state_key] = {"lines": lines, "line_to_come": line_to_come(trainer)}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
+        if trainer.state.fn != "fit":
+            return
+        state = checkpoint.get("callbacks", {}).get(self.state_key, {})
+        for table in tables_of(trainer):
+            table.go_on(state.get("lines"), checkpoint["global_step"])
+            if line := dict(state.get("line_to_come", {})):
+                table.log_metrics(line, line.pop("step"))
+
+
+def tables_of(trainer: Trainer) -> list[TableLogger]:
+    return [used for used in trainer.loggers if isinstance(used, TableLogger)]
+
+
+def line_to_come(trainer: Trainer) -> dict[str, float]:
+    """What Lightning logs of the last batch when the callbacks that follow it are done; nothing anywhere else."""
+    loop, connector = trainer.fit_loop.epoch_loop, trainer._logger_connector
+    count = loop.batch_progress.current
+    is_after_batch = count.ready == count.processed > count.completed
+    if not is_after_batch or loop._should_accumulate() or not connector.should_update_logs:
+        return {}
+    numbers = {name: float(value) for name, value in connector.metrics["log"].items()}
+    return numbers and {"step": loop._batches_that_stepped, **numbers, "epoch": trainer.current_epoch}
 
 
 def read_run_ids(folder: Path) -> dict[str, str]:

@@ -55,6 +55,8 @@ def is_count(interval: object) -> bool:
 class StepTimer(Callback):
     """Log the seconds of each step as '<stage>_step_timing in s', NeMo's names; `buffer_size` last ones reduced.
 
+    Of an evaluation it logs the mean, with its other numbers. NeMo 3.0.0 logs each step of it, but at the number of its
+    batch: Lightning has no place for the step of training there.
     sync_cuda: wait for the GPU before each reading; without it a reading is the time to queue the work.
     """
 
@@ -80,7 +82,9 @@ class StepTimer(Callback):
     def _stop(self, name: str, pl_module: LightningModule) -> None:
         seconds = self._seconds.setdefault(name, deque(maxlen=self._buffer_size))
         seconds.append(self._now() - self._started[name])
-        pl_module.log(f"{name}_timing in s", self._reduce(seconds), on_step=True, on_epoch=False, batch_size=1)
+        in_training = name.startswith("train")
+        value = self._reduce(seconds)
+        pl_module.log(f"{name}_timing in s", value, on_step=in_training, on_epoch=not in_training, batch_size=1)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         self._start("train_step")

@@ -103,7 +103,7 @@ def test_an_mlflow_run_that_is_gone_is_begun_anew_with_a_warning(tmp_path, log):
     pytest.importorskip("mlflow")
     (tmp_path / "logger_runs.json").write_text('{"mlflow": "0123456789abcdef"}', encoding="utf-8")
     (logger,) = build({"create_mlflow_logger": True}, tmp_path, goes_on=True)
-    assert "MLflow run 0123456789abcdef can't be gone on with" in log.text
+    assert "MLflow run 0123456789abcdef can't be resumed; a new run starts" in log.text
     assert logger.run_id not in (None, "0123456789abcdef")
 
 
@@ -135,7 +135,7 @@ def wandb_run(folder: Path, goes_on: bool, **kwargs) -> str:
     assert isinstance(logger, WandbLogger)
     trainer = SimpleNamespace(is_global_zero=True, loggers=[logger])
     logger.experiment  # noqa: B018  (Lightning begins the run so, before callbacks' setup)
-    loggers.KeepRunIds(folder).setup(trainer, None, "fit")
+    loggers.KeepLoggers(folder).setup(trainer, None, "fit")
     return logger.version
 
 
