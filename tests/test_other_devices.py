@@ -9,20 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 
 from tests.recorded_train import RECORD
+from tests.tiny_training import TINY_MODEL, write_noise
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 UTTERANCES = 23
 OPTIONS = (
-    "model.encoder.n_layers=1",
-    "model.encoder.d_model=16",
-    "model.encoder.n_heads=2",
-    "model.encoder.subsampling_conv_channels=4",
-    "model.num_classes=16",
-    "model.masking.min_masks=1",
+    *TINY_MODEL,
     "model.train_ds.manifest_filepath=train.json",
     "model.train_ds.drop_last=false",
     "trainer.accelerator=cpu",
@@ -38,13 +33,7 @@ BATCHES = {
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    rng = np.random.default_rng(0)
-    lines = []
-    for index in range(UTTERANCES):
-        samples = np.convolve(rng.standard_normal(16000 + 600 * index), np.ones(8) / 8, mode="same") * 0.1
-        soundfile.write(tmp_path / f"{index}.wav", samples, 16000)
-        lines.append(json.dumps({"audio_filepath": f"{index}.wav", "duration": len(samples) / 16000}))
-    (tmp_path / "train.json").write_text("\n".join(lines), encoding="utf-8")
+    write_noise(tmp_path, "train", range(16000, 16000 + 600 * UTTERANCES, 600), np.random.default_rng(0))
     return tmp_path
 
 

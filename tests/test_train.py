@@ -9,22 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel
+from tests.tiny_training import TINY_MODEL, write_noise
 from train import main
 from utils.hydra_runner import compose_config, read_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
-    "model.encoder.n_layers=1",
-    "model.encoder.d_model=16",
-    "model.encoder.n_heads=2",
-    "model.encoder.subsampling_conv_channels=4",
-    "model.num_classes=16",
-    "model.masking.min_masks=1",
+    *TINY_MODEL,
     "model.train_ds.batch_size=2",
     "trainer.max_steps=2",
 )
@@ -63,12 +58,7 @@ def data(tmp_path, monkeypatch) -> Path:
     """train.json, val.json and noise.json in the working directory: 1.2 s each of low-passed noise."""
     rng = np.random.default_rng(0)
     for name, count in (("train", 4), ("val", 2), ("noise", 2)):
-        lines = []
-        for index in range(count):
-            samples = np.convolve(rng.standard_normal(19200), np.ones(8) / 8, mode="same") * 0.1
-            soundfile.write(tmp_path / f"{name}{index}.wav", samples, 16000)
-            lines.append(json.dumps({"audio_filepath": f"{name}{index}.wav", "duration": 1.2}))
-        (tmp_path / f"{name}.json").write_text("\n".join(lines), encoding="utf-8")
+        write_noise(tmp_path, name, [19200] * count, rng)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
