@@ -301,10 +301,12 @@ def compare(model: nn.Module, state_dict: Mapping[str, Tensor], part: Part) -> L
 
 
 def holds(ours: torch.dtype, theirs: torch.dtype) -> bool:
-    """Whether a tensor keeps its values in the model: half precision in float32 does, integers in floats don't.
+    """Whether a tensor may become the model's: floats of any precision may, integers as floats may not.
 
     torch would convert anything to anything, without a word.
     """
+    if theirs.is_floating_point and ours.is_floating_point:
+        return True
     kinds = {(dtype.is_floating_point, dtype.is_complex, dtype == torch.bool) for dtype in (ours, theirs)}
     return theirs == ours or (len(kinds) == 1 and theirs.itemsize < ours.itemsize)
 

@@ -89,7 +89,7 @@ def progress(path: Path) -> tuple[int, int]:
 
     Raises BadCheckpoint, in one line, unless a run can go on from it.
     """
-    content = load_checkpoint(path, map_location="meta")
+    content = load_checkpoint(path, map_location="meta", needs_configs=False)
     if not {"global_step", "loops", "state_dict"} <= content.keys():
         raise BadCheckpoint(f"{path} is no checkpoint of a training run")
     if "optimizer_states" not in content:

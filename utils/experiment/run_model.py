@@ -68,7 +68,7 @@ class RunModel:
         if not trainer.is_global_zero:
             return True
         try:
-            checkpoint = load_checkpoint(best)
+            checkpoint = load_checkpoint(best, needs_configs=False)
         except (OSError, ValueError) as error:
             reason = error if best else "no checkpoint was the best"
             logger.warning("save_best_model: %s; the last weights are written instead", reason)

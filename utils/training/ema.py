@@ -153,7 +153,7 @@ class EMA(Callback):
         states = checkpoint.get("callbacks", {})
         if self.state_key in states or not path.is_file():
             return
-        file = load_checkpoint(path)
+        file = load_checkpoint(path, needs_configs=False)
         (optimizer,) = file["optimizer_states"]
         trained = [name for name, parameter in pl_module.named_parameters() if parameter.requires_grad]
         states[self.state_key] = {
