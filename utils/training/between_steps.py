@@ -61,6 +61,12 @@ class BetweenSteps(Callback):
             parameters[name].grad = gradient.to(parameters[name].device)
         self._restored = {}
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Where nothing was left to train: for the name of a last checkpoint."""
+        if self._restored:
+            trainer.callback_metrics.update(self._restored["metrics"])
+            self._plateaus.hold(trainer, self._restored.get("plateau_steps_due", []))
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._plateaus.epoch_starts(trainer, pl_module)
 

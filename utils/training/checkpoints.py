@@ -162,6 +162,8 @@ class Checkpoints(ModelCheckpoint):
             f"{trainer.max_steps}, trainer.max_epochs={trainer.max_epochs} are no more: raise them to go on"
         )
         self._remove_leftovers(trainer)
+        if self.save_last and not is_last(trainer.ckpt_path):  # killed between the best and the last one
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         self.model.training_ended(trainer, self.best_model_path)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

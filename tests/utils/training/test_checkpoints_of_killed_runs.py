@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from tests.utils.tiny_run import TinyModel
+from utils.checkpoint_files.checkpoint_file import load_checkpoint
 from utils.experiment.run_model import NO_MODEL, RunModel
 from utils.training.between_steps import BetweenSteps
 from utils.training.checkpoints import Checkpoints
@@ -184,3 +185,22 @@ def test_a_run_that_was_killed_at_its_end_is_finished(tmp_path, log):
     whole = run(tmp_path, "step=8-last.ckpt", model=model)
     assert model.writings == 2 and names(tmp_path) == WHOLE and whole.best_model_path.endswith("step=8.ckpt")
     assert "nothing to train: the checkpoint has 8 steps, and trainer.max_steps=8" in log.text
+
+
+class KilledAtBest(Model):
+    def checkpoint_saved(self, trainer, checkpoint, best) -> None:
+        if checkpoint.endswith("step=8.ckpt"):
+            raise Killed
+
+
+def test_a_run_killed_between_its_last_best_and_its_last_checkpoint_has_both(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(whole)
+    run(killed, model=KilledAtBest())
+    assert names(killed) == {"step=4.ckpt", "step=6.ckpt", "step=8.ckpt", "step=6-last.ckpt"}
+    run(killed, "step=8.ckpt")
+    assert names(killed) == WHOLE
+    ours, theirs = (load_checkpoint(folder / "step=8-last.ckpt")["callbacks"] for folder in (killed, whole))
+    assert moved(ours["Checkpoints"], killed) == moved(theirs["Checkpoints"], whole)
+    assert ours["BetweenSteps"].keys() == theirs["BetweenSteps"].keys()
+    assert ours["BetweenSteps"]["metrics"]["score"] == 8 and ours["BetweenSteps"]["validated_at"] == 8
