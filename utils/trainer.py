@@ -28,6 +28,8 @@ HARMLESS = (  # Lightning's warnings about what is meant to be so
     "Found .* module.s. in eval mode at the start of training",  # frozen quantizer and mask embedding
     "Checkpoint directory .* exists and is not empty",  # resume_if_exists
     "The number of training batches .* is smaller than the logging interval",  # steps are counted across epochs
+    "It is recommended to use `self.log.'val_.*sync_dist=True",  # `WeightedMeans` are equal on all ranks
+    "Be aware that when using `ckpt_path`, callbacks used to create",  # each of ours says itself what it lacks
 )
 GPU_NAMES = ("gpu", "cuda", "mps")
 

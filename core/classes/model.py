@@ -78,7 +78,8 @@ class ModelPT(NeuralModule, Dataloaders, LightningModule):
             if there != here:
                 raise ValueError(
                     f"the checkpoint is of another model: {name} is {there} there and {here} here; to start anew, give "
-                    "the run another folder (exp_manager.name) or set exp_manager.resume_if_exists=false"
+                    "the run another folder (exp_manager.name) or set exp_manager.resume_if_exists=false; "
+                    "to start from what fits of it, use init_from_ptl_ckpt"
                 )
         if self._trainer is not None and self._trainer.state.fn == "fit":
             compare_optimizers(checkpoint, self.cfg)

@@ -39,10 +39,17 @@ def checkpoint_to_resume(options: ExpManagerConfig, folder: Path) -> str | None:
                 "set exp_manager.resume_ignore_no_checkpoint=true to start anew"
             )
         start = newest(files) if files else start
-    if start:
+    if not start:
+        return None
+    try:
         steps, _ = progress(Path(start))
-        logger.info(f"going on from {start}, after {steps} steps")
-    return str(start) if start else None
+    except BadCheckpoint as error:
+        raise ValueError(
+            f"exp_manager.resume_from_checkpoint: {error}; a run goes on from the .ckpt of a run, and a new one starts "
+            "from any other file with init_from_ptl_ckpt, init_from_nemo_model or model.restore_from"
+        ) from error
+    logger.info(f"going on from {start}, after {steps} steps")
+    return str(start)
 
 
 def checkpoint_folder(params: CallbackParams, folder: Path) -> Path:

@@ -104,6 +104,12 @@ def test_weights_alone_are_no_checkpoint_to_go_on_from(tmp_path, log):
         choice(tmp_path / "new", resume_from_checkpoint=str(only_weights), resume_ignore_no_checkpoint=True)
 
 
+def test_a_named_file_that_no_run_left_is_refused_by_its_key_with_what_to_do(tmp_path):
+    (tmp_path / "m.nemo").write_bytes(b"an archive")
+    with pytest.raises(ValueError, match=r"exp_manager\.resume_from_checkpoint: .*m\.nemo .*model\.restore_from$"):
+        choice(tmp_path / "new", resume_from_checkpoint=str(tmp_path / "m.nemo"))
+
+
 def test_a_file_of_another_kind_is_no_checkpoint_of_a_run(tmp_path):
     other = save(tmp_path, "weights.ckpt", {"layer.weight": torch.zeros(2)})
     with pytest.raises(ValueError, match=rf"{other.name} is no checkpoint of a training run"):
