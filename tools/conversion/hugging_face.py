@@ -32,6 +32,7 @@ from tools.conversion.parakeet_config import (
 )
 from tools.conversion.self_check import FEATURES, STATES, Output, Speech, cut
 from tools.conversion.speech_encoder import SpeechEncoder, build_encoder, encoder_of
+from tools.conversion.transformers_package import transformers
 from utils.logging import warn_once
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def write_folder(model: nn.Module, folder: Path) -> None:
 
     Raises ValueError, naming the option, for what ParakeetEncoder or its feature extractor can't be.
     """
-    from transformers import ParakeetEncoder
+    ParakeetEncoder = transformers().ParakeetEncoder
 
     model = encoder_of(model)
     features = to_extractor(model)
@@ -212,7 +213,7 @@ def load_parakeet(folder: Path, attention: str) -> "ParakeetEncoder":
 
     Raises ValueError if a weight of it isn't in the folder.
     """
-    from transformers import ParakeetEncoder
+    ParakeetEncoder = transformers().ParakeetEncoder
 
     with quiet():
         model, told = ParakeetEncoder.from_pretrained(

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from modules.audio_preprocessing import AudioToMelSpectrogramPreprocessor
 from modules.conformer_encoder import ConformerEncoder
 from tools.conversion.speech_encoder import SpeechEncoder
+from tools.conversion.transformers_package import transformers
 from utils.logging import logger
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ IN_TRAINING_ONLY = {  # options that the other side hasn't; what they must be fo
 
 def to_parakeet_config(model: SpeechEncoder) -> "ParakeetEncoderConfig":
     """The config of the ParakeetEncoder that computes the same."""
-    from transformers import ParakeetEncoderConfig
+    ParakeetEncoderConfig = transformers().ParakeetEncoderConfig
 
     options = with_defaults(ConformerEncoder, model.cfg.encoder)
     encoder = model.encoder
@@ -125,7 +126,7 @@ def to_parakeet_config(model: SpeechEncoder) -> "ParakeetEncoderConfig":
 
 def to_extractor(model: SpeechEncoder) -> "ParakeetFeatureExtractor":
     """The feature extractor that computes the same features, without dither and without padding to a multiple."""
-    from transformers import ParakeetFeatureExtractor
+    ParakeetFeatureExtractor = transformers().ParakeetFeatureExtractor
 
     if not isinstance(model.preprocessor, AudioToMelSpectrogramPreprocessor):
         raise ValueError(
@@ -194,14 +195,14 @@ def from_parakeet_config(section: Mapping, where: str) -> dict:
 
 def parakeet_config(section: Mapping, where: str) -> "ParakeetEncoderConfig":
     """What a section describes, with the options that we know: others might ask for anything."""
-    from transformers import ParakeetEncoderConfig
+    ParakeetEncoderConfig = transformers().ParakeetEncoderConfig
 
     return ParakeetEncoderConfig(**checked(section, where))
 
 
 def checked(section: Mapping, where: str) -> dict:
     """The options of a ParakeetEncoder, its defaults included. Raises ValueError for what our encoder can't be."""
-    from transformers import ParakeetEncoderConfig
+    ParakeetEncoderConfig = transformers().ParakeetEncoderConfig
 
     if section.get("model_type", MODEL_TYPE) != MODEL_TYPE:
         raise ValueError(
@@ -248,7 +249,7 @@ def from_extractor(section: Mapping, where: str) -> dict:
 
 def extractor(section: Mapping, where: str) -> "ParakeetFeatureExtractor":
     """What a section describes, built with the options that we know. Raises ValueError for what ours can't be."""
-    from transformers import ParakeetFeatureExtractor
+    ParakeetFeatureExtractor = transformers().ParakeetFeatureExtractor
 
     kind = section.get("feature_extractor_type")
     if kind != EXTRACTOR_TYPE:
