@@ -131,6 +131,18 @@ class Checkpoints(ModelCheckpoint):
         self._waits = False  # in what is saved now
         super().on_validation_end(trainer, pl_module)
         self._waits = self._defer_save_until_validation
+        if not self._should_save_on_train_epoch_end(trainer):
+            self._save_last_of_each(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._should_save_on_train_epoch_end(trainer):
+            self._save_last_of_each(trainer)
+
+    def _save_last_of_each(self, trainer: Trainer) -> None:
+        """Save the last one also where it isn't among the best: Lightning 2.6 doesn't, and a kill would lose it all."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_now(trainer)
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         self.written |= {filepath}
