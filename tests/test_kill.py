@@ -4,6 +4,7 @@ NEST_SSL_KILLS sets the number of kills per kind of run (default: 18 uniform ove
 NEST_SSL_KILL_JOBS how many runs at once (default: one per core).
 """
 
+import csv
 import json
 import os
 import random
@@ -24,6 +25,7 @@ import torch
 from tests.recorded_train import RECORD
 from utils.checkpoint_files.files import UNFINISHED
 from utils.cores import usable_cores
+from utils.experiment.csv_logger import TABLE_FILE
 
 pytestmark = [
     pytest.mark.slow,
@@ -36,6 +38,7 @@ SAVES_KILLED = max(1, KILLS // 4)
 JOBS = int(os.environ.get("NEST_SSL_KILL_JOBS", usable_cores()))
 STEPS, INTERVAL = 40, 4  # of a run, and between its checkpoints
 SECONDS_TO_VANISH = 15.0  # a loader's worker looks for its parent every 5 s
+MEASURED = ("data/",)  # beginnings of columns: what a process measures, since it began
 COMMON = (
     "seed=1",
     "model.encoder.n_layers=1",
@@ -54,6 +57,8 @@ COMMON = (
     "exp_manager.checkpoint_callback_params.save_top_k=2",
     "exp_manager.create_tensorboard_logger=false",
     "+exp_manager.log_step_timing=false",  # no two runs take the same time
+    "exp_manager.create_csv_logger=true",
+    "trainer.log_every_n_steps=3",
     "exp_manager.create_early_stopping_callback=true",
     "+exp_manager.ema.enable=true",
     "+exp_manager.ema.decay=0.5",
@@ -66,12 +71,14 @@ KINDS = {
         "model.train_ds.batch_size=2",
         "model.train_ds.num_workers=2",
     ),
-    "tarred": (
+    "tarred, the rate by the loss": (
         "model.train_ds.is_tarred=true",
         "model.train_ds.tarred_audio_filepaths=tarred/audio__OP_0..1_CL_.tar",
         "model.train_ds.manifest_filepath=tarred/tarred_audio_manifest.json",
         "model.train_ds.batch_size=2",
         "model.train_ds.shuffle_n=4",
+        "~model.optim.sched",
+        "+model.optim.sched={name: ReduceLROnPlateau, patience: 0, factor: 0.5, threshold: 10, monitor: val_loss}",
     ),
     "dynamic batches, gradients over two": (
         "model.train_ds.manifest_filepath=train.json",
@@ -140,6 +147,16 @@ class Run:
     def steps(self) -> list[dict]:
         """What its training steps saw, those that were done again included."""
         return [json.loads(line) for line in self.record.read_text().splitlines()] if self.record.exists() else []
+
+    def logged(self) -> set[tuple[str, str, str]]:
+        """(step, name, value) of metrics.csv, but for what two runs never share; which share a line doesn't matter."""
+        with open(self.checkpoints.parent / TABLE_FILE, newline="", encoding="utf-8") as file:
+            return {
+                (line["step"], name, value)
+                for line in csv.DictReader(file)
+                for name, value in line.items()
+                if value and not name.startswith(MEASURED)
+            }
 
     def files(self) -> set[str]:
         return {path.name for path in self.checkpoints.rglob("*")}
@@ -255,6 +272,7 @@ def check(run: Run, whole: Run, deaths: list[dict]) -> None:
     for part in PARTS:
         check_same(ours[part], theirs[part], (run.folder, whole.folder), part)
     assert run.files() == whole.files()
+    assert run.logged() == whole.logged()
     expected = {(step["epoch"], step["batch"]): step for step in whole.steps()}
     assert all(step == expected[step["epoch"], step["batch"]] for step in run.steps())
     for death in deaths:
