@@ -10,6 +10,7 @@ import logging
 import pytest
 import torch
 
+from tools.parity.aspects.computation import levels_of
 from tools.parity.cases import (
     CASES,
     DENOISE,
@@ -18,6 +19,7 @@ from tools.parity.cases import (
     PLAIN,
     SEED,
     Case,
+    Levels,
     encoder_case,
     make_audio,
     make_masks,
@@ -26,8 +28,8 @@ from tools.parity.cases import (
     shift_weights,
 )
 from tools.parity.comparison import first_difference, without_noise
-from tools.parity.levels import Levels, measure
-from tools.parity.records import copy_weights, read, read_record, start_weights
+from tools.parity.levels import measure
+from tools.parity.records import copy_weights, kept, start_weights
 
 pytestmark = [
     pytest.mark.nemo,
@@ -138,7 +140,7 @@ def quiet_nemo():
 
 
 def inputs_of(case: Case) -> Levels:
-    return make_audio() | {"masks": make_masks()} if case.is_model else read("inputs_encoder")[0]
+    return make_audio() | {"masks": make_masks()} if case.is_model else kept("encoder_default").job.inputs
 
 
 @pytest.mark.parametrize("name", GRID)
@@ -155,11 +157,11 @@ def test_every_level_equals_nemos(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_records_are_what_nemo_computes(name):
-    record = read_record(name)
-    nemo = record.case.build(NEMO)
-    copy_weights(record.start, nemo)
-    levels = measure(record.case, nemo, record.inputs)
-    assert first_difference(levels, record.levels) is None
+    record = kept(name)
+    nemo = record.job.case.build(NEMO)
+    copy_weights(record.job.start, nemo)
+    levels = measure(record.job.case, nemo, record.job.inputs)
+    assert first_difference(levels, levels_of(record)) is None
 
 
 @pytest.mark.parametrize("name", ["pre_conv_1_book", "post_conv_1_book"])

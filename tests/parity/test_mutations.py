@@ -22,9 +22,9 @@ from parts.submodules.convolution import NORM, ConformerConvolution
 from parts.submodules.positions import RelativePositions
 from parts.submodules.subsampling import MaskedConvolutions
 from tools.parity.cases import CASES, OURS, SEED, seed_everything, shift_weights
-from tools.parity.comparison import first_difference
+from tools.parity.compare import compare_with
 from tools.parity.invariants import INVARIANTS, evaluate, two_utterances
-from tools.parity.records import read_record
+from tools.parity.records import kept
 
 Patch = pytest.MonkeyPatch
 
@@ -201,11 +201,11 @@ SEEN_BY_PARITY = [
 
 
 @pytest.mark.parametrize("seen", SEEN_BY_PARITY, ids=lambda seen: f"{seen.mutation.__name__}-{seen.record}")
-def test_parity_sees(seen, monkeypatch):
-    record = read_record(seen.record)
-    assert first_difference(record.measure_ours(), record.levels) is None
+def test_parity_sees(seen, monkeypatch, tmp_path):
+    record = kept(seen.record)
+    assert compare_with(record, tmp_path).failed == []
     seen.mutation(monkeypatch)
-    assert str(first_difference(record.measure_ours(), record.levels)).startswith(f"{seen.level}/")
+    assert compare_with(record, tmp_path).failed[0].level == seen.level
 
 
 SEEN_BY_INVARIANTS = [

@@ -1,46 +1,63 @@
-"""Small records of NeMo 3.0.0, made by tools/record_parity.py: our models with its weights compute the same, level by
-level, from synthetic speech to parameters after five optimizer steps."""
+"""Small records of NeMo 3.0.0, kept by `tools/compare_with_nemo.py --record`: our models with its weights compute the
+same, level by level, from synthetic speech to parameters after five optimizer steps."""
 
 import json
 
 import pytest
 import torch
 
+from tools.parity.aspects.computation import levels_of
 from tools.parity.cases import CASES
-from tools.parity.comparison import TOLERANCES, errors, first_difference
+from tools.parity.compare import compare_with
+from tools.parity.comparison import TOLERANCES, compare_levels, first_difference
+from tools.parity.jobs import kept_job
 from tools.parity.levels import LEVELS
-from tools.parity.records import RECORDS, read_record
+from tools.parity.records import RECORDS, kept
+
+ENTRANCE = ("input_gradient/", "gradient/pre_encode.", "gradient/encoder.pre_encode.")
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_level_equals_nemos(name):
-    record = read_record(name)
-    assert first_difference(record.measure_ours(), record.levels) is None
+def test_everything_equals_nemos(name, tmp_path):
+    comparison = compare_with(kept(name), tmp_path)
+    assert comparison.failed == []
+    assert comparison.passed
 
 
-def test_records_are_of_the_cases_of_today_and_say_who_made_them():
-    assert {path.stem for path in RECORDS.glob("*.safetensors")} == {*CASES, "inputs_encoder", "inputs_model"}
+def test_records_are_of_the_jobs_of_today_and_say_who_made_them():
+    assert {path.stem for path in RECORDS.glob("*.safetensors")} == set(CASES)
     for name, case in CASES.items():
-        record = read_record(name)
-        assert (record.case.class_path, record.case.config) == (case.class_path, json.loads(json.dumps(case.config)))
+        record, job = kept(name), kept_job(name)
+        assert (record.job.case.class_path, record.job.case.config) == (
+            case.class_path,
+            json.loads(json.dumps(case.config)),
+        )
+        assert (record.job.aspects, record.job.steps) == (job.aspects, job.steps)
         assert record.origin["nemo_version"] == "3.0.0"
-        assert record.origin["script"] == "tools/record_parity.py"
+        assert record.origin["script"] == "tools/compare_with_nemo.py"
         assert {"torch_version", "seed"} <= set(record.origin)
 
 
 def test_records_are_small():
-    assert sum(path.stat().st_size for path in RECORDS.iterdir()) < 3_000_000
+    assert sum(path.stat().st_size for path in RECORDS.iterdir()) < 8_000_000
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_entrance_of_a_record_is_alive(name):
+    """Dead ReLUs would hide what stands before them."""
+    gradients = {k: v for k, v in levels_of(kept(name)).items() if k.startswith(ENTRANCE)}
+    assert [name for name, value in gradients.items() if not value.any()] == []
 
 
 def test_the_records_hold_every_level():
-    recorded = {name.split("/")[0] for case in CASES for name in read_record(case).levels}
+    recorded = {name.split("/")[0] for case in CASES for name in levels_of(kept(case))}
     assert recorded == set(LEVELS) == set(TOLERANCES)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_difference_is_named_by_the_first_level_that_has_one(level):
-    expected = next(levels for levels in (read_record(case).levels for case in CASES) if has(levels, level))
-    names = [name for name, _ in errors(expected, expected)]
+    expected = next(levels for levels in (levels_of(kept(case)) for case in CASES) if has(levels, level))
+    names = [f"{row.level}/{row.what}" for row in compare_levels(expected, expected)]
     first = next(i for i, name in enumerate(names) if name.startswith(f"{level}/"))
     got = expected | {name: wrong(expected[name]) for name in names[first:]}
     assert first_difference(expected, expected) is None

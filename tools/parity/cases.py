@@ -8,6 +8,7 @@ omegaconf, so that it runs in NeMo's own environment.
 import copy
 import importlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ NEMO, OURS = "nemo.collections.asr.", ""  # packages that hold models.ssl_models
 SEED = 2408
 SAMPLE_RATE = 16000
 STEPS = 5  # of the optimizer
+Levels = dict[str, Tensor]
 
 ENCODER = {
     "feat_in": 16, "feat_out": -1, "n_layers": 1, "d_model": 8, "n_heads": 2, "ff_expansion_factor": 2,
@@ -201,17 +203,18 @@ def make_audio(seed: int = SEED) -> dict[str, Tensor]:
     return {"clean": as_int16[0], "noisy": as_int16[1], "lengths": torch.tensor(lengths)}
 
 
-def make_masks(seed: int = SEED) -> Tensor:
-    """(1 + STEPS, B, T) uint8: what the model must guess, first for the gradients, then for each optimizer step.
+def make_masks(lengths: Sequence[int] = (117, 85), frames: int = 128, steps: int = STEPS, seed: int = SEED) -> Tensor:
+    """(1 + steps, B, frames) uint8: what the model must guess, first for the gradients, then for each optimizer step.
 
-    Blocks start anywhere, so that steps at their edges are masked by 1 to 7 of 8 frames: thresholds matter.
+    lengths: (B,) of real frames. Blocks start anywhere, so that steps at their edges are masked by 1 to 7 of 8 frames:
+    thresholds matter.
     """
     rng = np.random.default_rng((seed, 99))
-    masks = np.zeros((1 + STEPS, 2, 128), dtype=np.uint8)
+    masks = np.zeros((1 + steps, len(lengths), frames), dtype=np.uint8)
     for passage in masks:
-        for row, frames in zip(passage, (117, 85)):
-            for start in (2, 46):
+        for row, length in zip(passage, lengths):
+            for start in range(2, max(3, length - 35), 44):
                 start += int(rng.integers(8))
-                row[start : min(start + 28, frames)] = 1
-            row[frames - 19 : frames - 5] = 1
+                row[start : min(start + 28, length)] = 1
+            row[max(0, length - 19) : max(0, length - 5)] = 1
     return torch.from_numpy(masks)

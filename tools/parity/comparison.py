@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from tools.parity.levels import LEVELS, Levels
+from tools.parity.cases import Levels
+from tools.parity.levels import LEVELS
+from tools.parity.rows import FAILED, PASSED, Row
 
 FAINT = 0.03  # share of the largest norm of its level that adds to a tensor's own: below it all is rounding in the end
 
@@ -28,12 +31,14 @@ def unequal(got: Tensor, expected: Tensor, largest_norm: float) -> float:
 
 def in_range(got: Tensor, expected: Tensor, largest_norm: float) -> float:
     """Largest difference, in units of the largest expected entry."""
-    return ((got - expected).abs().max() / expected.abs().max()).item()
+    difference, largest = (got - expected).abs().max(), expected.abs().max()
+    return (difference / largest).item() if largest > 0 else difference.item()
 
 
 def in_norm(got: Tensor, expected: Tensor, largest_norm: float) -> float:
     """Euclidean length of the difference, in units of the expected one plus FAINT."""
-    return ((got - expected).norm() / (expected.norm() + FAINT * largest_norm)).item()
+    scale = expected.norm() + FAINT * largest_norm
+    return ((got - expected).norm() / scale).item() if scale > 0 else (got - expected).norm().item()
 
 
 COUNTED = "counts and indices have no rounding"
@@ -64,26 +69,55 @@ TOLERANCES = {
 }
 
 
-def errors(got: Levels, expected: Levels) -> Iterator[tuple[str, float]]:
-    """(`level/what`, error) of everything expected, in the order of the computation; infinite where it is missing."""
+def compare_levels(got: Levels, expected: Levels) -> Iterator[Row]:
+    """A row for everything expected, in the order of the computation, and for what is there and should not be."""
+    expected = without_noise(expected)
     for level in LEVELS:
-        names = sorted(name for name in expected if name.split("/")[0] == level)
+        names = sorted((name for name in expected if name.split("/")[0] == level), key=natural)
         largest_norm = max((expected[name].double().norm().item() for name in names), default=0.0)
         for name in names:
-            if name not in got or got[name].shape != expected[name].shape:
-                yield name, float("inf")
-            else:
-                yield name, TOLERANCES[level].error(got[name].double(), expected[name].double(), largest_norm)
+            yield compare_tensor(level, name, got.get(name), expected[name], largest_norm)
+    for name in sorted(set(got) - set(expected)):
+        if not name.startswith("parameter/"):
+            level, what = name.split("/", 1)
+            yield Row(level, what, FAILED, float("inf"), reason="NeMo has no such thing", detail="only here")
+
+
+def compare_tensor(level: str, name: str, got: Tensor | None, expected: Tensor, largest_norm: float) -> Row:
+    tolerance, what = TOLERANCES[level], name.split("/", 1)[1]
+    if got is None or got.shape != expected.shape:
+        there = "missing" if got is None else f"shape {tuple(got.shape)}"
+        detail = f"{there} instead of shape {tuple(expected.shape)}"
+        return Row(level, what, FAILED, float("inf"), tolerance.limit, tolerance.reason, detail)
+    if not expected.numel():
+        return Row(level, what, PASSED, 0.0, tolerance.limit, tolerance.reason)
+    error = tolerance.error(got.double(), expected.double(), largest_norm)
+    if error <= tolerance.limit:  # never for NaN
+        return Row(level, what, PASSED, error, tolerance.limit, tolerance.reason)
+    return Row(level, what, FAILED, error, tolerance.limit, tolerance.reason, largest_difference(got, expected))
+
+
+def largest_difference(got: Tensor, expected: Tensor) -> str:
+    """Where two tensors of one shape differ most, and both values there; a number that isn't finite comes first."""
+    difference = (got.double() - expected.double()).abs()
+    difference = torch.where(difference.isfinite(), difference, torch.inf)
+    index = tuple(int(i) for i in torch.unravel_index(difference.argmax(), difference.shape))
+    return f"[{', '.join(map(str, index))}]: {got[index].item():.7g} instead of {expected[index].item():.7g}"
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key by which layer/10 comes after layer/9."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in name.replace("/", ".").split(".")]
 
 
 def first_difference(got: Levels, expected: Levels) -> str | None:
     """What differs first, and by how much; None where all levels agree."""
-    for name, error in errors(got, expected):
-        tolerance = TOLERANCES[name.split("/")[0]]
-        if not error <= tolerance.limit:  # also for NaN
-            return f"{name} differs by {error:.1e}, more than {tolerance.limit:.0e} ({tolerance.reason})"
-    extra = sorted(name for name in set(got) - set(expected) if not name.startswith("parameter/"))
-    return f"{extra[0]} is there, and should not be" if extra else None
+    for row in compare_levels(got, expected):
+        if row.status == FAILED:
+            if row.detail == "only here":
+                return f"{row.level}/{row.what} is there, and should not be"
+            return f"{row.level}/{row.what} differs by {row.error:.1e}, more than {row.limit:.0e} ({row.reason})"
+    return None
 
 
 def without_noise(levels: Levels) -> Levels:

@@ -10,77 +10,89 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from tools.parity.cases import SEED, STEPS, Case, seed_everything
+from parts.batch_types import AudioNoiseBatch
+from tools.parity.cases import SEED, Case, Levels, seed_everything
+from tools.parity.trace import EVALUATION, TRAINING, Trace
 
 LEVELS = (
     "length", "feature", "code", "token", "subsampled", "layer", "encoded", "log_prob", "loss",  # in evaluation
     "training_length", "training_subsampled", "training_layer", "training_encoded", "training_loss",
     "input_gradient", "gradient", "batch_norm", "learning_rate", "step_loss", "parameter",
 )  # fmt: skip
-Levels = dict[str, Tensor]
 
 
-def measure(case: Case, module: nn.Module, inputs: Levels) -> Levels:
-    """All levels of `case`, computed by `module`, which it trains in the end."""
-    return (measure_model if case.is_model else measure_encoder)(case, module, inputs)
+def measure(
+    case: Case, module: nn.Module, inputs: Levels, levels: Levels | None = None, trace: Trace | None = None
+) -> Levels:
+    """All levels of `case`, computed by `module`, which it trains in the end.
+
+    levels, trace: filled on the way, so that what was computed stays where something raises.
+    """
+    levels = {} if levels is None else levels
+    (measure_model if case.is_model else measure_encoder)(case, module, inputs, levels, trace or Trace(phases=()))
+    return levels
 
 
-def measure_encoder(case: Case, encoder: nn.Module, inputs: Levels) -> Levels:
+def measure_encoder(case: Case, encoder: nn.Module, inputs: Levels, levels: Levels, trace: Trace) -> None:
     """inputs: `features` (B, F, T), `feature_lengths` (B,)."""
-    levels: Levels = {}
     features = inputs["features"].clone().requires_grad_(True)
     lengths = inputs["feature_lengths"]
-    for prefix in ("", "training_"):
+    for prefix, phase in (("", EVALUATION), ("training_", TRAINING)):
         encoder.train(bool(prefix))
         seed_everything(SEED)
-        with watch(encoder, levels, prefix):
+        with watch(encoder, levels, prefix), trace.watch(encoder, phase):
             encoded, encoded_lengths = encoder(audio_signal=features, length=lengths.clone())[:2]
         encoded = without_padding(encoded, encoded_lengths, axis=2)
         levels |= {f"{prefix}length/steps": encoded_lengths, f"{prefix}encoded/states": encoded.detach()}
     loss = (encoded * torch.arange(encoded.numel()).cos().view(encoded.shape)).sum()  # any function without symmetry
     loss.backward()
     levels["input_gradient/features"] = without_padding(features.grad, lengths, axis=2)
-    return levels | gradients(encoder) | batch_norm_statistics(encoder)
+    levels |= gradients(encoder) | batch_norm_statistics(encoder)
 
 
-def measure_model(case: Case, model: nn.Module, inputs: Levels) -> Levels:
-    """inputs: `clean` and `noisy` (B, N) int16, `lengths` (B,), `masks` (1 + STEPS, B, T) uint8."""
-    levels: Levels = {}
+def measure_model(case: Case, model: nn.Module, inputs: Levels, levels: Levels, trace: Trace) -> None:
+    """inputs: `clean` and `noisy` (B, N) int16, `lengths` (B,), `masks` (1 + steps, B, T) uint8."""
     feed_masks(model, inputs["masks"][0])
+    evaluate(case, model, inputs, levels, trace)
+    model.train()
+    with watch(model.encoder, levels, "training_"), trace.watch(model, TRAINING):
+        loss = training_loss(model, inputs)
+    loss.backward()
+    levels["training_loss/loss"] = loss.detach()
+    levels |= gradients(model) | batch_norm_statistics(model)
+    optimizer_steps(case, model, inputs, levels)
+
+
+@torch.no_grad()
+def evaluate(case: Case, model: nn.Module, inputs: Levels, levels: Levels, trace: Trace) -> None:
     model.eval()
     features, codes = [], []
     hooks = [
         model.preprocessor.register_forward_hook(lambda module, args, output: features.append(output)),
         model.quantizer.register_forward_hook(lambda module, args, output: codes.append(output[0])),
     ]
-    with torch.no_grad(), watch(model.encoder, levels, ""):
-        log_probs, lengths, masks, tokens = forward(model, inputs)
-        levels["loss/loss"] = model.loss(masks=masks, decoder_outputs=log_probs, targets=tokens)
-    for hook in hooks:
-        hook.remove()
-    for name, (feature, feature_lengths) in zip(("clean", "noisy"), features):
-        levels |= {f"feature/{name}": feature, f"length/frames_{name}": feature_lengths}
+    try:
+        with watch(model.encoder, levels, ""), trace.watch(model, EVALUATION):
+            log_probs, lengths, masks, tokens = forward(model, inputs)
+            levels["loss/loss"] = model.loss(masks=masks, decoder_outputs=log_probs, targets=tokens)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for name, (feature, feature_lengths) in zip(("clean", "noisy"), features):
+            levels |= {f"feature/{name}": feature, f"length/frames_{name}": feature_lengths}
     levels["length/steps"] = lengths
     levels["token/tokens"] = without_padding(tokens, lengths, axis=1)
     levels["log_prob/log_probs"] = without_padding(log_probs, lengths, axis=1)
     if case.config["num_books"] == 1:  # NeMo 3.0.0 mixes the codes of several books
         levels["code/codes"] = without_padding(codes[0], lengths, axis=2)
 
-    model.train()
-    with watch(model.encoder, levels, "training_"):
-        loss = training_loss(model, inputs)
-    loss.backward()
-    levels["training_loss/loss"] = loss.detach()
-    levels |= gradients(model) | batch_norm_statistics(model)
-    return levels | optimizer_steps(case, model, inputs)
 
-
-def optimizer_steps(case: Case, model: nn.Module, inputs: Levels) -> Levels:
-    """STEPS steps of AdamW under Noam's schedule, as `setup_optimization` sets them up."""
+def optimizer_steps(case: Case, model: nn.Module, inputs: Levels, levels: Levels) -> None:
+    """A step for each mask but the first, with the optimizer and the schedule that `setup_optimization` sets up."""
     optimizer, scheduler = model.setup_optimization(optim_config=case.build_optim())
     losses, rates = [], []
-    for step in range(STEPS):
-        feed_masks(model, inputs["masks"][1 + step])
+    for masks in inputs["masks"][1:]:
+        feed_masks(model, masks)
         optimizer.zero_grad()
         loss = training_loss(model, inputs)
         loss.backward()
@@ -88,11 +100,9 @@ def optimizer_steps(case: Case, model: nn.Module, inputs: Levels) -> Levels:
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler["scheduler"].step()
-    parameters = {f"parameter/{name}": parameter.detach().clone() for name, parameter in trained(model)}
-    return parameters | {
-        "step_loss/losses": torch.tensor(losses, dtype=torch.float64),
-        "learning_rate/rates": torch.tensor(rates, dtype=torch.float64),
-    }
+    levels["learning_rate/rates"] = torch.tensor(rates, dtype=torch.float64)
+    levels["step_loss/losses"] = torch.tensor(losses, dtype=torch.float64)
+    levels |= {f"parameter/{name}": parameter.detach().clone() for name, parameter in trained(model)}
 
 
 def forward(model: nn.Module, inputs: Levels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -109,8 +119,20 @@ def forward(model: nn.Module, inputs: Levels) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def training_loss(model: nn.Module, inputs: Levels) -> Tensor:
+    """What training minimises: the loss of our `step`, which is shorter than `forward`, or of NeMo's recipe."""
+    if hasattr(model, "step"):
+        return model.step(batch_of(inputs)).loss
     log_probs, lengths, masks, tokens = forward(model, inputs)
     return model.loss(masks=masks, decoder_outputs=log_probs, targets=tokens, decoder_lengths=lengths)
+
+
+def batch_of(inputs: Levels) -> AudioNoiseBatch:
+    clean, noisy = inputs["clean"] / 32768, inputs["noisy"] / 32768
+    lengths = [inputs["lengths"].clone() for _ in range(3)]
+    return AudioNoiseBatch(
+        audio=clean, audio_len=lengths[0], noise=noisy - clean, noise_len=lengths[1],
+        noisy_audio=noisy, noisy_audio_len=lengths[2],
+    )  # fmt: skip
 
 
 def feed_masks(model: nn.Module, is_masked: Tensor) -> None:
@@ -140,12 +162,20 @@ def watch(encoder: nn.Module, levels: Levels, prefix: str) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+        if "subsampled" in seen:
+            levels |= watched(seen, prefix)
+
+
+def watched(seen: dict[str, Tensor | tuple[Tensor, Tensor]], prefix: str) -> Levels:
     subsampled, lengths = seen.pop("subsampled")
-    levels[f"{prefix}subsampled/length"] = lengths
-    levels[f"{prefix}subsampled/states"] = without_padding(subsampled, lengths, axis=1).detach()
+    levels = {
+        f"{prefix}subsampled/length": lengths,
+        f"{prefix}subsampled/states": without_padding(subsampled, lengths, axis=1).detach(),
+    }
     for name, states in seen.items():
         if states.shape[1] == subsampled.shape[1]:  # else behind a reduction, which the outputs of the encoder show
             levels[f"{prefix}layer/{name}"] = without_padding(states, lengths, axis=1).detach()
+    return levels
 
 
 def without_padding(x: Tensor, lengths: Tensor, axis: int) -> Tensor:

@@ -1,49 +1,105 @@
-"""Records of NeMo: read one, build our model with its weights, measure it."""
+"""What is computed on a side, and what came of it: a job and its record, as one safetensors file each.
+
+A job goes to NeMo's process, its record comes back; the records in tests/parity/records are the same files, kept.
+"""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tools.parity.cases import OURS, Case
-from tools.parity.levels import Levels, measure
+from tools.parity.cases import STEPS, Case, Levels
 
 RECORDS = Path(__file__).resolve().parents[2] / "tests" / "parity" / "records"
-START = "start/"  # prefix of the start weights
+START, INPUTS = "start/", "inputs/"  # prefixes of the start weights and the inputs; other tensors: `aspect/name`
+
+
+@dataclass(frozen=True)
+class Job:
+    """What both sides compute.
+
+    aspects: keys of `tools.parity.aspects.ASPECTS`.
+    inputs: of an encoder `features` (B, F, T) and `feature_lengths` (B,); of a model `clean` and `noisy` (B, N) int16,
+        `lengths` (B,) and `masks` (1 + steps, B, T) uint8, which NeMo's side makes where they are missing.
+    start: weights; empty: those that NeMo's side draws with the seed of `cases`, each moved off its initial value.
+    own_options: dotted keys of this project's own options that the config has besides NeMo's.
+    brief_trace: the trace of a record that is kept: see `tools.parity.trace.Trace`.
+    checkpoint, manifest, noise_manifest: files of a user; None: what the tool makes itself.
+    """
+
+    name: str
+    case: Case
+    aspects: tuple[str, ...]
+    inputs: Levels = field(default_factory=dict)
+    start: Levels = field(default_factory=dict)
+    steps: int = STEPS
+    brief_trace: bool = False
+    own_options: dict[str, Any] = field(default_factory=dict)
+    checkpoint: str | None = None
+    manifest: str | None = None
+    noise_manifest: str | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a side computed of one aspect. facts: what isn't a tensor, as JSON has it."""
+
+    tensors: Levels = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Record:
-    """What NeMo computed for `case` from `start` and `inputs`; `origin`: versions, seed and script that made it."""
+    """What one side computed of a job; origin: `side`, versions, seed and script that made it."""
 
-    case: Case
+    job: Job
     origin: dict[str, str]
-    inputs: Levels
-    start: dict[str, Tensor]
-    levels: Levels
-
-    def measure_ours(self) -> Levels:
-        """The same levels from our model with NeMo's weights."""
-        module = self.case.build(OURS)
-        copy_weights(self.start, module)
-        return measure(self.case, module, self.inputs)
+    measured: dict[str, Measured] = field(default_factory=dict)
 
 
-def read_record(name: str) -> Record:
-    tensors, origin = read(name)
-    case = Case(origin.pop("class_path"), json.loads(origin.pop("config")))
-    inputs, _ = read(origin.pop("inputs"))
-    start = {key.removeprefix(START): tensor for key, tensor in tensors.items() if key.startswith(START)}
-    levels = {key: tensor for key, tensor in tensors.items() if not key.startswith(START)}
-    return Record(case, origin, inputs, start, levels)
+def save(record: Record, path: Path) -> None:
+    """Write a record, or a job as a record of nothing."""
+    job = record.job
+    tensors = {START + k: v for k, v in job.start.items()} | {INPUTS + k: v for k, v in job.inputs.items()}
+    for aspect, measured in record.measured.items():
+        tensors |= {f"{aspect}/{name}": tensor for name, tensor in measured.tensors.items()}
+    description = {
+        "job": asdict(replace(job, inputs={}, start={})),
+        "origin": record.origin,
+        "facts": {aspect: measured.facts for aspect, measured in record.measured.items()},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"record": json.dumps(description)}
+    save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, path, metadata)
 
 
-def read(name: str) -> tuple[Levels, dict[str, str]]:
-    with safe_open(RECORDS / f"{name}.safetensors", framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118 (has no iterator)
+def load(path: Path) -> Record:
+    with safe_open(path, framework="pt") as file:
+        description = json.loads(file.metadata()["record"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (has no iterator)
+    job = description["job"]
+    case = Case(**job.pop("case"))
+    job = Job(
+        **job | {"aspects": tuple(job["aspects"]), "inputs": below(INPUTS, tensors), "start": below(START, tensors)},
+        case=case,
+    )
+    measured = {aspect: Measured(below(f"{aspect}/", tensors), facts) for aspect, facts in description["facts"].items()}
+    return Record(job, description["origin"], measured)
+
+
+def below(prefix: str, tensors: Levels) -> Levels:
+    """The tensors whose names start so, without the prefix."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def kept(name: str) -> Record:
+    """A record that stands in the project."""
+    return load(RECORDS / f"{name}.safetensors")
 
 
 def start_weights(module: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,49 @@
+"""Features to parameters after the last optimizer step: what a model computes from the same weights and inputs."""
+
+from collections.abc import Iterator
+
+from tools.parity.comparison import compare_levels
+from tools.parity.levels import measure as measure_levels
+from tools.parity.records import Measured, Record
+from tools.parity.rows import FAILED, Row
+from tools.parity.side import Side
+from tools.parity.trace import Trace
+
+NAME = "computation"
+BLOB = "blob/"  # prefix of what the trace keeps
+
+
+def measure(side: Side) -> Measured:
+    """Levels and trace. What raises is noted, with the module in which it did; what came before it stays."""
+    levels, trace, facts = {}, Trace(brief=side.job.brief_trace), {}
+    module = side.build()
+    try:
+        measure_levels(side.case, module, side.job.inputs, levels, trace)
+    except Exception as error:
+        facts["raised"] = f"{type(error).__name__}: {error}"
+    facts |= {"trace": trace.to_json(), "classes": class_names(module)}
+    return Measured(levels | {BLOB + key: tensor for key, tensor in trace.blobs.items()}, facts)
+
+
+def class_names(module) -> dict[str, str]:
+    """Dotted module name -> where its class is."""
+    return {name: f"{type(part).__module__}.{type(part).__qualname__}" for name, part in module.named_modules()}
+
+
+def levels_of(record: Record) -> dict:
+    return {k: v for k, v in record.measured[NAME].tensors.items() if not k.startswith(BLOB)}
+
+
+def trace_of(record: Record) -> Trace:
+    measured = record.measured[NAME]
+    blobs = {k.removeprefix(BLOB): v for k, v in measured.tensors.items() if k.startswith(BLOB)}
+    return Trace.from_json(measured.facts["trace"], blobs)
+
+
+def compare(ours: Record, nemo: Record) -> Iterator[Row]:
+    """A row for each tensor that NeMo's side computed, in the order of the computation."""
+    raised = {side: record.measured[NAME].facts.get("raised") for side, record in (("ours", ours), ("NeMo", nemo))}
+    yield from compare_levels(levels_of(ours), levels_of(nemo))
+    for side, error in raised.items():
+        if error:
+            yield Row("computation", f"{side} raised", FAILED, reason="both sides must run", detail=error)

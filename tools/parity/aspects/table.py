@@ -1,0 +1,33 @@
+"""What is compared, in the order of the report: each aspect is measured on both sides, and then compared."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from tools.parity.aspects import computation
+from tools.parity.records import Measured, Record
+from tools.parity.rows import Row
+from tools.parity.side import Side, origin
+
+
+@dataclass(frozen=True)
+class Aspect:
+    """measure: run on each side.  compare: (ours, NeMo's) -> rows."""
+
+    measure: Callable[[Side], Measured]
+    compare: Callable[[Record, Record], Iterator[Row]]
+
+
+ASPECTS: dict[str, Aspect] = {
+    "computation": Aspect(computation.measure, computation.compare),
+}
+
+
+def measure(side: Side) -> Record:
+    """All aspects of the side's job."""
+    measured = {name: ASPECTS[name].measure(side) for name in side.job.aspects}
+    return Record(side.job, origin(side.name), measured)
+
+
+def compare(ours: Record, nemo: Record) -> Iterator[Row]:
+    for name in nemo.job.aspects:
+        yield from ASPECTS[name].compare(ours, nemo)

@@ -1,0 +1,67 @@
+"""NeMo's side of a comparison; runs in an environment that has NeMo and needs nothing else of this project's.
+
+python -m tools.parity.nemo_side     (started by tools/compare_with_nemo.py)
+"""
+
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from tools.parity.aspects.table import measure
+from tools.parity.cases import NEMO, Case, Levels, make_masks
+from tools.parity.records import Job, load, save
+from tools.parity.side import Side, with_start_weights
+from tools.side_process import serve
+
+
+def measure_job(job: str, record: str, folder: str) -> dict:
+    """Read a job from one file, write what NeMo computes of it to another."""
+    asked = complete(load(Path(job)).job)
+    save(measure(Side("nemo", asked, Path(folder))), Path(record))
+    return {}
+
+
+def complete(job: Job) -> Job:
+    """The job with what only NeMo can give: start weights, features for an encoder, masks as long as the features."""
+    job = with_start_weights(job)
+    if job.case.is_model:
+        return job if "masks" in job.inputs else with_masks(job)
+    return job if "features" in job.inputs else replace(job, inputs=encoder_inputs(job))
+
+
+@torch.no_grad()
+def with_masks(job: Job) -> Job:
+    """A mask for the gradients and one for each optimizer step."""
+    preprocessor = job.case.build(NEMO).eval().preprocessor
+    features, lengths = preprocessor(input_signal=job.inputs["clean"] / 32768, length=job.inputs["lengths"])
+    masks = make_masks(lengths.tolist(), features.shape[2], job.steps)
+    return replace(job, inputs=job.inputs | {"masks": masks})
+
+
+@torch.no_grad()
+def encoder_inputs(job: Job, frames: int = 105) -> Levels:
+    """Log-mel features (3, F, frames) of the job's two utterances, in lengths that no subsampling factor divides."""
+    config = {"features": job.case.config["feat_in"], "dither": 0.0, "pad_to": 0, "n_fft": 512}
+    preprocessor = Case("modules.audio_preprocessing.AudioToMelSpectrogramPreprocessor", config).build(NEMO)
+    noisy, lengths = job.inputs["noisy"] / 32768, job.inputs["lengths"]
+    features, _ = preprocessor.eval()(input_signal=noisy, length=lengths)
+    features = torch.stack([features[0, :, :frames], features[1, :, :frames], features[0, :, -frames:]])
+    return {"features": features, "feature_lengths": torch.tensor([frames, 74, 33])}
+
+
+def describe() -> dict:
+    import nemo  # here, so that what is missing is told by the first job
+
+    return {"nemo_version": nemo.__version__, "torch_version": torch.__version__, "python": sys.version.split()[0]}
+
+
+def main() -> None:
+    logging.disable(logging.WARNING)
+    serve({"describe": describe, "measure": measure_job})
+
+
+if __name__ == "__main__":
+    main()

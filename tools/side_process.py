@@ -1,0 +1,77 @@
+"""A process of another environment that does tasks: started once, asked over stdin and answering on stdout, as JSON."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+ANSWER = "@answer "  # libraries print to stdout, too
+ROOT = Path(__file__).resolve().parents[1]
+LAST_LINES = 15  # of what a process that died had to say
+
+
+class SideProcess:
+    """`python -m module *arguments`, whose main ends in `serve`. Raises RuntimeError where a task does, or it dies."""
+
+    def __init__(self, python: str, module: str, *arguments: str, environment: Mapping[str, str] | None = None):
+        self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed at exit)
+        try:
+            self.process = subprocess.Popen(
+                [python, "-m", module, *arguments],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.errors,
+                text=True,
+                encoding="utf-8",
+                env={**os.environ, **(environment or {})},
+            )
+        except OSError as error:
+            self.errors.close()
+            raise ValueError(f"{python} can't be started ({error}): give the path of a Python") from None
+
+    def __call__(self, task: str, /, **arguments) -> dict:
+        """What the task of that name returns."""
+        try:
+            self.process.stdin.write(json.dumps({"task": task, **arguments}) + "\n")
+            self.process.stdin.flush()
+        except OSError:
+            raise RuntimeError(self.last_words()) from None
+        for line in self.process.stdout:
+            if line.startswith(ANSWER):
+                answer = json.loads(line.removeprefix(ANSWER))
+                if "error" in answer:
+                    raise RuntimeError(f"`{shlex.join(self.process.args)}` failed at {task}:\n{answer['error']}")
+                return answer
+        raise RuntimeError(self.last_words())
+
+    def last_words(self) -> str:
+        self.process.wait()
+        self.errors.seek(0)
+        lines = self.errors.read().splitlines()[-LAST_LINES:]
+        return "\n".join([f"`{shlex.join(self.process.args)}` stopped with {self.process.returncode}:", *lines])
+
+    def __enter__(self) -> "SideProcess":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+        self.errors.close()
+
+
+def serve(tasks: Mapping[str, Callable[..., dict]]) -> None:
+    """Do what stdin asks for, a JSON object per line, until it ends."""
+    for line in sys.stdin:
+        arguments = json.loads(line)
+        try:
+            answer = tasks[arguments.pop("task")](**arguments)
+        except Exception:
+            answer = {"error": traceback.format_exc()}
+        print(ANSWER + json.dumps(answer), flush=True)
