@@ -7,8 +7,10 @@ import pytest
 import soundfile
 
 from tools import benchmark_data
+from tools.benchmark.figures import Figure, Sides
+from tools.benchmark.manifests import MIXING, SECTION, pick_lines, read_lines, repeat_lines
 from tools.benchmark.worker import Side
-from tools.benchmark_data import MIXING, SECTION, Row, markdown, pick_lines, read_lines, repeat_lines, write_noise
+from tools.benchmark_data import cells, markdown, write_noise
 
 RATE = 16000
 
@@ -39,14 +41,14 @@ def section(data, **changes):
 
 
 def test_a_ratio_says_how_many_times_better_ours_is_in_each_repetition():
-    seconds = Row("first batch", "s", more_is_better=False, goal=3.0, ours=[1.0, 2.0, 1.0], nemo=[4.0, 4.0, 5.0])
-    rate = Row("items", "items/s", more_is_better=True, goal=5.0, ours=[20.0], nemo=[5.0])
+    seconds = Figure("first batch", "s", more_is_better=False, goal=3.0, ours=[1.0, 2.0, 1.0], nemo=[4.0, 4.0, 5.0])
+    rate = Figure("items", "items/s", more_is_better=True, goal=5.0, ours=[20.0], nemo=[5.0])
     assert seconds.ratios == [4.0, 2.0, 5.0] and rate.ratios == [4.0]
-    assert seconds.cells()[-2:] == ["4 (2 to 5)", "3"] and rate.cells()[-1] == "5 (missed)"
+    assert cells(seconds)[-2:] == ["4 (2 to 5)", "3"] and cells(rate)[-1] == "5 (missed)"
 
 
 def test_without_nemo_the_table_has_our_figures_only():
-    table = markdown([Row("items", "items/s", True, 2.0, ours=[20.0, 30.0])])
+    table = markdown([Figure("items", "items/s", True, 2.0, ours=[20.0, 30.0])])
     assert table.splitlines()[-1] == "| items | items/s | 25 (20 to 30) | - | - | 2 |"
 
 
@@ -109,5 +111,5 @@ def test_what_cannot_be_measured_ends_with_2_and_one_line(arguments, message, tm
 
 @pytest.mark.slow
 def test_a_job_that_fails_is_reported_with_its_reason(tmp_path):
-    with benchmark_data.Worker(sys.executable, "ours") as worker, pytest.raises(SystemExit, match="manifest"):
-        worker("epoch", section=SECTION | {"manifest_filepath": str(tmp_path / "none.json")}, seed=0)
+    with Sides({"ours": sys.executable}, benchmark_data.WORKER) as sides, pytest.raises(RuntimeError, match="manifest"):
+        sides("epoch", 0, section=SECTION | {"manifest_filepath": str(tmp_path / "none.json")}, seed=0)

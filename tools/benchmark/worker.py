@@ -1,4 +1,4 @@
-"""Measures one side, ours or NeMo's: reads jobs from stdin, a JSON object per line, and answers each with one.
+"""Measures one side, ours or NeMo's: mixing, and loading data.
 
     python -m tools.benchmark.worker ours|nemo     (started by tools/benchmark_data.py, in that side's environment)
 
@@ -6,23 +6,22 @@ Both sides get the same arguments; what they are called by is the same, but for 
 """
 
 import importlib
-import json
 import random
 import sys
 import time
-import traceback
 
 import numpy as np
 import torch
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
+from tools.side_process import serve
+
 try:
     import resource
 except ImportError:  # Windows
     resource = None
 
-ANSWER = "@answer "  # NeMo logs to stdout, too
 MODULES = {
     "ours": ("data.ssl_dataset", "modules.ssl_modules.augmentation", "models.targets"),  # the last knows _target_s
     "nemo": ("nemo.collections.asr.data.ssl_dataset", "nemo.collections.asr.modules.ssl_modules.augmentation"),
@@ -107,13 +106,7 @@ def peak_bytes() -> int:
 
 def main() -> None:
     side = Side(sys.argv[1])
-    for line in sys.stdin:
-        job = json.loads(line)
-        try:
-            answer = getattr(side, job.pop("job"))(**job)
-        except Exception:
-            answer = {"error": traceback.format_exc()}
-        print(ANSWER + json.dumps(answer), flush=True)
+    serve({"mix": side.mix, "epoch": side.epoch, "first_batch": side.first_batch})
 
 
 if __name__ == "__main__":
