@@ -23,6 +23,11 @@ NEMO, OURS = "nemo.collections.asr.", ""  # packages that hold models.ssl_models
 SEED = 2408
 SAMPLE_RATE = 16000
 STEPS = 5  # of the optimizer
+LEVELS = (  # in the order of the computation
+    "length", "feature", "code", "token", "subsampled", "layer", "encoded", "log_prob", "loss",  # in evaluation
+    "training_length", "training_subsampled", "training_layer", "training_encoded", "training_loss",
+    "input_gradient", "gradient", "batch_norm", "learning_rate", "step_loss", "parameter",
+)  # fmt: skip
 Levels = dict[str, Tensor]
 
 ENCODER = {
@@ -99,11 +104,14 @@ class Case:
 
     def build(self, package: str) -> nn.Module:
         """The model or encoder, with the class of `package`; its weights follow from torch's seed."""
-        module, name = self.class_path.rsplit(".", 1)
-        cls = getattr(importlib.import_module(package + module), name)
+        cls = self.class_of(package)
         if self.is_model:
             return cls(cfg=OmegaConf.create(copy.deepcopy(self.config)), trainer=None)
         return cls(**copy.deepcopy(self.config))
+
+    def class_of(self, package: str) -> type[nn.Module]:
+        module, name = self.class_path.rsplit(".", 1)
+        return getattr(importlib.import_module(package + module), name)
 
     def build_optim(self) -> DictConfig:
         return OmegaConf.create(copy.deepcopy(self.config["optim"]))
@@ -186,21 +194,25 @@ def shift_weights(module: nn.Module, seed: int) -> None:
                 value *= torch.from_numpy(rng.uniform(0.5, 1.5, tuple(value.shape))).to(value.dtype)
 
 
-def make_audio(seed: int = SEED) -> dict[str, Tensor]:
+def make_audio(seed: int = SEED, sample_rate: int = SAMPLE_RATE) -> dict[str, Tensor]:
     """Two utterances of two talkers, clean and in noise, as 16-bit samples (B, N); lengths (B,).
 
-    1.17 and 0.85 s: 117 and 85 frames, no multiple of 8, in a batch padded to 128.
+    1.17 and 0.85 s: 117 and 85 frames of 10 ms, no multiple of 8, in a batch padded to 128.
     """
-    lengths = [18720, 13600]
+    lengths = [round(seconds * sample_rate) for seconds in (1.17, 0.85)]
     clean = np.zeros((2, max(lengths)))
     noise = np.zeros_like(clean)
     for row, (kind, length) in enumerate(zip(("babble", "hum"), lengths)):
         rng = np.random.default_rng((seed, row))
-        seconds = length / SAMPLE_RATE
-        clean[row, :length] = 0.8 * say_something(make_talker("", rng), seconds, SAMPLE_RATE, rng)[0]
-        noise[row, :length] = 0.3 * make_noise(kind, seconds, SAMPLE_RATE, rng)
-    as_int16 = [torch.from_numpy(np.round(32767 * x.clip(-1, 1)).astype(np.int16)) for x in (clean, clean + noise)]
-    return {"clean": as_int16[0], "noisy": as_int16[1], "lengths": torch.tensor(lengths)}
+        seconds = length / sample_rate
+        clean[row, :length] = 0.8 * say_something(make_talker("", rng), seconds, sample_rate, rng)[0]
+        noise[row, :length] = 0.3 * make_noise(kind, seconds, sample_rate, rng)
+    return {"clean": as_int16(clean), "noisy": as_int16(clean + noise), "lengths": torch.tensor(lengths)}
+
+
+def as_int16(samples: np.ndarray) -> Tensor:
+    """Samples from -1 to 1, as 16-bit integers; what is louder is clipped."""
+    return torch.from_numpy(np.round(32767 * samples.clip(-1, 1)).astype(np.int16))
 
 
 def make_masks(lengths: Sequence[int] = (117, 85), frames: int = 128, steps: int = STEPS, seed: int = SEED) -> Tensor:

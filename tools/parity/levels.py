@@ -11,33 +11,46 @@ import torch
 from torch import Tensor, nn
 
 from parts.batch_types import AudioNoiseBatch
-from tools.parity.cases import SEED, Case, Levels, seed_everything
+from tools.parity.cases import LEVELS, SEED, Case, Levels, seed_everything
 from tools.parity.trace import EVALUATION, TRAINING, Trace
 
-LEVELS = (
-    "length", "feature", "code", "token", "subsampled", "layer", "encoded", "log_prob", "loss",  # in evaluation
-    "training_length", "training_subsampled", "training_layer", "training_encoded", "training_loss",
-    "input_gradient", "gradient", "batch_norm", "learning_rate", "step_loss", "parameter",
-)  # fmt: skip
+FIRST_OF_TRAINING, FIRST_OF_STEPS = "training_length", "learning_rate"
 
 
 def measure(
-    case: Case, module: nn.Module, inputs: Levels, levels: Levels | None = None, trace: Trace | None = None
+    case: Case,
+    module: nn.Module,
+    inputs: Levels,
+    levels: Levels | None = None,
+    trace: Trace | None = None,
+    until: str = LEVELS[-1],
 ) -> Levels:
-    """All levels of `case`, computed by `module`, which it trains in the end.
+    """The levels of `case` up to `until`, computed by `module`, which it trains in the end.
 
     levels, trace: filled on the way, so that what was computed stays where something raises.
     """
     levels = {} if levels is None else levels
-    (measure_model if case.is_model else measure_encoder)(case, module, inputs, levels, trace or Trace(phases=()))
+    computed = measure_model if case.is_model else measure_encoder
+    computed(case, module, inputs, levels, trace or Trace(phases=()), until)
+    for name in list(levels):
+        if is_before(until, name.split("/")[0]):
+            del levels[name]
     return levels
 
 
-def measure_encoder(case: Case, encoder: nn.Module, inputs: Levels, levels: Levels, trace: Trace) -> None:
+def is_before(level: str, other: str) -> bool:
+    return LEVELS.index(level) < LEVELS.index(other)
+
+
+def measure_encoder(
+    case: Case, encoder: nn.Module, inputs: Levels, levels: Levels, trace: Trace, until: str = LEVELS[-1]
+) -> None:
     """inputs: `features` (B, F, T), `feature_lengths` (B,)."""
     features = inputs["features"].clone().requires_grad_(True)
     lengths = inputs["feature_lengths"]
     for prefix, phase in (("", EVALUATION), ("training_", TRAINING)):
+        if prefix and is_before(until, FIRST_OF_TRAINING):
+            return
         encoder.train(bool(prefix))
         seed_everything(SEED)
         with watch(encoder, levels, prefix), trace.watch(encoder, phase):
@@ -50,17 +63,23 @@ def measure_encoder(case: Case, encoder: nn.Module, inputs: Levels, levels: Leve
     levels |= gradients(encoder) | batch_norm_statistics(encoder)
 
 
-def measure_model(case: Case, model: nn.Module, inputs: Levels, levels: Levels, trace: Trace) -> None:
+def measure_model(
+    case: Case, model: nn.Module, inputs: Levels, levels: Levels, trace: Trace, until: str = LEVELS[-1]
+) -> None:
     """inputs: `clean` and `noisy` (B, N) int16, `lengths` (B,), `masks` (1 + steps, B, T) uint8."""
     feed_masks(model, inputs["masks"][0])
     evaluate(case, model, inputs, levels, trace)
+    if is_before(until, FIRST_OF_TRAINING):
+        return
     model.train()
+    seed_everything(SEED)  # of attention contexts that are drawn
     with watch(model.encoder, levels, "training_"), trace.watch(model, TRAINING):
         loss = training_loss(model, inputs)
     loss.backward()
     levels["training_loss/loss"] = loss.detach()
     levels |= gradients(model) | batch_norm_statistics(model)
-    optimizer_steps(case, model, inputs, levels)
+    if not is_before(until, FIRST_OF_STEPS):
+        optimizer_steps(case, model, inputs, levels)
 
 
 @torch.no_grad()
@@ -99,7 +118,8 @@ def optimizer_steps(case: Case, model: nn.Module, inputs: Levels, levels: Levels
         losses.append(loss.item())
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        scheduler["scheduler"].step()
+        if scheduler is not None:  # None: a constant rate
+            scheduler["scheduler"].step()
     levels["learning_rate/rates"] = torch.tensor(rates, dtype=torch.float64)
     levels["step_loss/losses"] = torch.tensor(losses, dtype=torch.float64)
     levels |= {f"parameter/{name}": parameter.detach().clone() for name, parameter in trained(model)}
@@ -136,11 +156,12 @@ def batch_of(inputs: Levels) -> AudioNoiseBatch:
 
 
 def feed_masks(model: nn.Module, is_masked: Tensor) -> None:
-    """Let the model mask exactly these frames (B, T), or in post_conv mode every eighth of them as steps."""
+    """Let the model mask exactly these frames (B, T), or in post_conv mode each step as the frame where it begins."""
 
     def mask(input_feats: Tensor, input_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        stride = is_masked.shape[1] // input_feats.shape[2]
-        masks = is_masked[:, None, ::stride].to(input_feats.dtype).expand_as(input_feats)
+        steps = input_feats.shape[2]
+        nearest = torch.arange(steps) * is_masked.shape[1] // steps
+        masks = is_masked[:, None, nearest].to(input_feats.dtype).expand_as(input_feats)
         embedding = model.mask_processor.mask_embedding[None, :, None]
         return torch.where(masks > 0, embedding, input_feats), masks
 

@@ -9,24 +9,36 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 
 from tools.parity.aspects.table import measure
 from tools.parity.cases import NEMO, Case, Levels, make_masks
-from tools.parity.records import Job, load, save
-from tools.parity.side import Side, with_start_weights
+from tools.parity.records import Job, Record, load, save
+from tools.parity.side import Side, origin, with_start_weights
 from tools.side_process import serve
 
 
 def measure_job(job: str, record: str, folder: str) -> dict:
     """Read a job from one file, write what NeMo computes of it to another."""
-    asked = complete(load(Path(job)).job)
-    save(measure(Side("nemo", asked, Path(folder))), Path(record))
+    asked = load(Path(job)).job
+    try:
+        answer = measure(Side("nemo", complete(asked, Path(folder)), Path(folder)))
+    except NotBuilt as error:
+        answer = Record(replace(asked, aspects=()), origin("nemo"), raised=str(error))
+    save(answer, Path(record))
     return {}
 
 
-def complete(job: Job) -> Job:
+class NotBuilt(Exception):
+    """NeMo raised while it built the model."""
+
+
+def complete(job: Job, folder: Path) -> Job:
     """The job with what only NeMo can give: start weights, features for an encoder, masks as long as the features."""
-    job = with_start_weights(job)
+    try:
+        job = with_start_weights(job, folder)
+    except Exception as error:
+        raise NotBuilt(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     if job.case.is_model:
         return job if "masks" in job.inputs else with_masks(job)
     return job if "features" in job.inputs else replace(job, inputs=encoder_inputs(job))
@@ -35,7 +47,8 @@ def complete(job: Job) -> Job:
 @torch.no_grad()
 def with_masks(job: Job) -> Job:
     """A mask for the gradients and one for each optimizer step."""
-    preprocessor = job.case.build(NEMO).eval().preprocessor
+    model_class = job.case.class_of(NEMO)
+    preprocessor = model_class.from_config_dict(OmegaConf.create(job.case.config["preprocessor"])).eval()
     features, lengths = preprocessor(input_signal=job.inputs["clean"] / 32768, length=job.inputs["lengths"])
     masks = make_masks(lengths.tolist(), features.shape[2], job.steps)
     return replace(job, inputs=job.inputs | {"masks": masks})

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tools.parity.cases import STEPS, Case, Levels
+from tools.parity.cases import LEVELS, STEPS, Case, Levels
 
 RECORDS = Path(__file__).resolve().parents[2] / "tests" / "parity" / "records"
 START, INPUTS = "start/", "inputs/"  # prefixes of the start weights and the inputs; other tensors: `aspect/name`
@@ -27,7 +27,11 @@ class Job:
     inputs: of an encoder `features` (B, F, T) and `feature_lengths` (B,); of a model `clean` and `noisy` (B, N) int16,
         `lengths` (B,) and `masks` (1 + steps, B, T) uint8, which NeMo's side makes where they are missing.
     start: weights; empty: those that NeMo's side draws with the seed of `cases`, each moved off its initial value.
+    until: the last of `tools.parity.cases.LEVELS` that is computed.
     own_options: dotted keys of this project's own options that the config has besides NeMo's.
+    neutralised: dotted keys of the config -> the values that the models are built with instead: what is drawn at
+        random in training is off, since two implementations draw in another order.
+    notes: what a reader of the report must know of how the job was made, a sentence each.
     brief_trace: the trace of a record that is kept: see `tools.parity.trace.Trace`.
     checkpoint, manifest, noise_manifest: files of a user; None: what the tool makes itself.
     """
@@ -38,8 +42,11 @@ class Job:
     inputs: Levels = field(default_factory=dict)
     start: Levels = field(default_factory=dict)
     steps: int = STEPS
+    until: str = LEVELS[-1]
     brief_trace: bool = False
     own_options: dict[str, Any] = field(default_factory=dict)
+    neutralised: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     checkpoint: str | None = None
     manifest: str | None = None
     noise_manifest: str | None = None
@@ -55,11 +62,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Record:
-    """What one side computed of a job; origin: `side`, versions, seed and script that made it."""
+    """What one side computed of a job.
+
+    origin: `side`, versions, seed and script that made it.
+    raised: why NeMo can't even build the model, where it can't; then nothing is measured and the job has no aspects.
+    """
 
     job: Job
     origin: dict[str, str]
     measured: dict[str, Measured] = field(default_factory=dict)
+    raised: str = ""
 
 
 def save(record: Record, path: Path) -> None:
@@ -72,6 +84,7 @@ def save(record: Record, path: Path) -> None:
         "job": asdict(replace(job, inputs={}, start={})),
         "origin": record.origin,
         "facts": {aspect: measured.facts for aspect, measured in record.measured.items()},
+        "raised": record.raised,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"record": json.dumps(description)}
@@ -85,11 +98,12 @@ def load(path: Path) -> Record:
     job = description["job"]
     case = Case(**job.pop("case"))
     job = Job(
-        **job | {"aspects": tuple(job["aspects"]), "inputs": below(INPUTS, tensors), "start": below(START, tensors)},
+        **job | {"inputs": below(INPUTS, tensors), "start": below(START, tensors)},
         case=case,
     )
+    job = replace(job, aspects=tuple(job.aspects), notes=tuple(job.notes))
     measured = {aspect: Measured(below(f"{aspect}/", tensors), facts) for aspect, facts in description["facts"].items()}
-    return Record(job, description["origin"], measured)
+    return Record(job, description["origin"], measured, description.get("raised", ""))
 
 
 def below(prefix: str, tensors: Levels) -> Levels:

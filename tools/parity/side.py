@@ -9,10 +9,15 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from tools.parity.cases import NEMO, OURS, SEED, Case, seed_everything, shift_weights
+from tools.parity.cases import DENOISE, NEMO, OURS, SEED, Case, seed_everything, shift_weights
 from tools.parity.records import Job, copy_weights, start_weights
 
 PACKAGES = {"nemo": NEMO, "ours": OURS}
+DATA = ("train_ds", "validation_ds", "test_ds")  # sections of a model's config; NeMo's constructor opens their files
+MISSING_TRANSPOSE = (
+    "NeMo 3.0.0 raises for mask_position=post_conv of the denoising model, as 2.6.0 does: a transpose is missing in "
+    "front of its subsampling; compared with that transpose added"
+)
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,58 @@ class Side:
             OmegaConf.update(config, key, value, force_add=True)
         return replace(self.job.case, config=OmegaConf.to_container(config))
 
+    @cached_property
+    def computed_case(self) -> Case:
+        """The case of which models are built: without data, which they don't need, and neutralised."""
+        if not self.case.is_model:
+            return self.case
+        config = OmegaConf.create(self.case.config | dict.fromkeys(DATA))
+        for key, value in self.job.neutralised.items():
+            OmegaConf.update(config, key, value, force_add=True)
+        return replace(self.case, config=OmegaConf.to_container(config))
+
+    @property
+    def repairs(self) -> list[str]:
+        """What is put right in NeMo's model, which raises otherwise: see `add_missing_transpose`."""
+        return [MISSING_TRANSPOSE] if self.is_nemo and lacks_transpose(self.case) else []
+
+    def fresh(self) -> nn.Module:
+        """A new model or encoder with weights of its own, on the CPU."""
+        seed_everything(SEED)
+        module = self.computed_case.build(self.package)
+        if self.repairs:
+            add_missing_transpose(module)
+        return module
+
     def build(self) -> nn.Module:
         """A new model or encoder with the job's weights, on the CPU."""
-        seed_everything(SEED)
-        module = self.case.build(self.package)
+        module = self.fresh()
         copy_weights(self.job.start, module)
         return module
+
+
+def lacks_transpose(case: Case) -> bool:
+    return case.class_path.endswith(DENOISE) and case.config.get("mask_position") == "post_conv"
+
+
+def add_missing_transpose(model: nn.Module) -> None:
+    """Hand the subsampling (B, T, F) where NeMo's denoising model hands it features as they are, (B, F, T).
+
+    It calls the subsampling itself for the clean speech, and through the encoder, which transposes, for the noisy one.
+    A NeMo in which this is right, so that the last axis is that of the mel bins, is left alone.
+    """
+    num_bins = model.cfg.encoder.feat_in
+    through_encoder = []
+
+    def transpose(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        x = kwargs["x"]
+        if through_encoder or (x.shape[1] != num_bins and x.shape[2] == num_bins):
+            return args, kwargs
+        return args, kwargs | {"x": x.transpose(1, 2)}
+
+    model.pre_encoder.register_forward_pre_hook(lambda *call: through_encoder.append(True))
+    model.pre_encoder.register_forward_hook(lambda *call: through_encoder.clear(), always_call=True)
+    model.pre_encoder.pre_encode.register_forward_pre_hook(transpose, with_kwargs=True)
 
 
 def origin(side: str) -> dict[str, str]:
@@ -56,11 +107,10 @@ def origin(side: str) -> dict[str, str]:
     return {"side": side, **version, "torch_version": torch.__version__, "seed": str(SEED), "script": script}
 
 
-def with_start_weights(job: Job) -> Job:
-    """The job with weights that NeMo draws; as it is where it has some."""
+def with_start_weights(job: Job, folder: Path) -> Job:
+    """The job with weights that NeMo draws; as it is where it has some. folder: as that of a side."""
     if job.start:
         return job
-    seed_everything(SEED)
-    module = job.case.build(NEMO)
+    module = Side("nemo", job, folder).fresh()
     shift_weights(module, SEED)
     return replace(job, start=start_weights(module))

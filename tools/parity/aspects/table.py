@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from tools.parity.aspects import computation
 from tools.parity.records import Measured, Record
-from tools.parity.rows import Row
+from tools.parity.rows import NOT_RUN, Row
 from tools.parity.side import Side, origin
+
+CANT_BUILD = "NeMo itself can't build this model, so there is nothing to compare with"
 
 
 @dataclass(frozen=True)
@@ -29,5 +31,7 @@ def measure(side: Side) -> Record:
 
 
 def compare(ours: Record, nemo: Record) -> Iterator[Row]:
+    if nemo.raised:
+        yield Row("computation", "NeMo raised", NOT_RUN, reason=CANT_BUILD, detail=nemo.raised)
     for name in nemo.job.aspects:
         yield from ASPECTS[name].compare(ours, nemo)
