@@ -110,7 +110,7 @@ def measure_first_batch(
             answers = sides("first_batch", repetition, section=section, seed=repetition)
         first.add({side: x["seconds"] for side, x in answers.items()})
         rate.add({side: num_lines / x["built"] for side, x in answers.items()})
-        memory.add({side: x["bytes"] / num_lines for side, x in answers.items()})
+        memory.add({side: x["bytes"] / num_lines for side, x in answers.items() if x["bytes"] is not None})
     yield from (first, rate, memory)
 
 

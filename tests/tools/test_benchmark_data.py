@@ -63,7 +63,7 @@ def test_mixing_is_timed_with_every_utterance_mixed(ours):
 
 def test_the_first_batch_comes_after_the_data_set_is_built(ours, data):
     answer = ours.first_batch(section(data, noise_manifest=None, shuffle=True), seed=0)
-    assert 0 < answer["built"] < answer["seconds"] and answer["bytes"] >= 0
+    assert 0 < answer["built"] < answer["seconds"] and (answer["bytes"] or 0) >= 0
 
 
 @pytest.mark.parametrize("mean", [0.0, -0.01])

@@ -15,12 +15,8 @@ import torch
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
+from tools.peak_memory import peak_bytes
 from tools.side_process import serve
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 MODULES = {
     "ours": ("data.ssl_dataset", "modules.ssl_modules.augmentation", "models.targets"),  # the last knows _target_s
@@ -69,12 +65,16 @@ class Side:
             items += len(batch.audio)
 
     def first_batch(self, section: dict, seed: int) -> dict:
-        """Seconds until the data set is there and until its first batch is, and how much memory that took at most."""
+        """Seconds until the data set is there and until its first batch is, and how much memory that took at most.
+
+        bytes: None where it isn't known.
+        """
         before, start = peak_bytes(), time.perf_counter()
         loader = self.loader(section, seed)
         built = time.perf_counter()
         next(iter(loader))
-        return {"built": built - start, "seconds": time.perf_counter() - start, "bytes": peak_bytes() - before}
+        seconds = time.perf_counter() - start
+        return {"built": built - start, "seconds": seconds, "bytes": None if before is None else peak_bytes() - before}
 
     def loader(self, section: dict, seed: int) -> DataLoader:
         """As the side's own recipe makes it."""
@@ -94,14 +94,6 @@ class Side:
             shuffle=config.shuffle,
             num_workers=config.num_workers,
         )
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has had; 0 where that isn't known."""
-    if resource is None:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main() -> None:
