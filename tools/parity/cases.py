@@ -7,6 +7,7 @@ omegaconf, so that it runs in NeMo's own environment.
 
 import copy
 import importlib
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -194,19 +195,21 @@ def shift_weights(module: nn.Module, seed: int) -> None:
                 value *= torch.from_numpy(rng.uniform(0.5, 1.5, tuple(value.shape))).to(value.dtype)
 
 
-def make_audio(seed: int = SEED, sample_rate: int = SAMPLE_RATE) -> dict[str, Tensor]:
-    """Two utterances of two talkers, clean and in noise, as 16-bit samples (B, N); lengths (B,).
+def make_audio(
+    seed: int = SEED, sample_rate: int = SAMPLE_RATE, seconds: Sequence[float] = (1.17, 0.85)
+) -> dict[str, Tensor]:
+    """Utterances of one talker each, clean and in noise, as 16-bit samples (B, N); lengths (B,).
 
     1.17 and 0.85 s: 117 and 85 frames of 10 ms, no multiple of 8, in a batch padded to 128.
     """
-    lengths = [round(seconds * sample_rate) for seconds in (1.17, 0.85)]
-    clean = np.zeros((2, max(lengths)))
+    lengths = [round(duration * sample_rate) for duration in seconds]
+    clean = np.zeros((len(lengths), max(lengths)))
     noise = np.zeros_like(clean)
-    for row, (kind, length) in enumerate(zip(("babble", "hum"), lengths)):
+    for row, (kind, length) in enumerate(zip(itertools.cycle(("babble", "hum")), lengths)):
         rng = np.random.default_rng((seed, row))
-        seconds = length / sample_rate
-        clean[row, :length] = 0.8 * say_something(make_talker("", rng), seconds, sample_rate, rng)[0]
-        noise[row, :length] = 0.3 * make_noise(kind, seconds, sample_rate, rng)
+        duration = length / sample_rate
+        clean[row, :length] = 0.8 * say_something(make_talker("", rng), duration, sample_rate, rng)[0]
+        noise[row, :length] = 0.3 * make_noise(kind, duration, sample_rate, rng)
     return {"clean": as_int16(clean), "noisy": as_int16(clean + noise), "lengths": torch.tensor(lengths)}
 
 
