@@ -1,56 +1,49 @@
 """Where NeMo's numbers come from: its own Python, asked now, or the records kept in the project."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
-from tools.parity.records import RECORDS, Job, Record, load, save
+from tools.parity.records import Job, Record, load, save
 from tools.side_process import SideProcess
 
 
-class Source(Protocol):
-    """description: for the report, with NeMo's version."""
-
-    description: str
-
-    def record(self, job: Job) -> Record:
-        """What NeMo computes of the job."""
-
-
 class LiveNemo:
-    """NeMo in the environment of another Python (or of this one), as one process for all jobs."""
+    """NeMo in the environment of another Python (or of this one), as one process for all jobs.
+
+    nemo_version: of the NeMo there.  description: of it, for the report.
+    """
 
     def __init__(self, python: str, folder: Path):
         """folder: for the files that the two sides hand each other."""
-        self.folder = folder
+        self.python, self.folder = python, folder
         self.process = SideProcess(python, "tools.parity.nemo_side", environment={"PYTHONWARNINGS": "ignore"})
         versions = self.process("describe")
         self.nemo_version = versions["nemo_version"]
-        self.description = f"NeMo {versions['nemo_version']} (torch {versions['torch_version']}), run now"
+        self.description = f"NeMo {self.nemo_version} (torch {versions['torch_version']}), run now"
 
     def record(self, job: Job) -> Record:
+        """What NeMo computes of the job."""
         asked, answer = self.folder / f"{job.name}.job.safetensors", self.folder / f"{job.name}.safetensors"
         save(Record(job, {"side": "nemo"}), asked)
         self.process("measure", job=str(asked), record=str(answer), folder=str(self.folder))
         return load(answer)
 
-    def close(self) -> None:
-        self.process.__exit__()
+    def __enter__(self) -> "LiveNemo":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.process.__exit__(*exception)
 
 
 class KeptRecords:
     """The records in a folder, made by `tools/compare_with_nemo.py --record`."""
 
-    def __init__(self, folder: Path = RECORDS):
-        self.folder = folder
-        self.names = sorted(path.stem for path in folder.glob("*.safetensors"))
-        if not self.names:
+    def __init__(self, folder: Path):
+        self.paths = sorted(folder.glob("*.safetensors"))
+        if not self.paths:
             raise ValueError(f"{folder} holds no records: make some with --record where NeMo is installed")
-        origin = load(folder / f"{self.names[0]}.safetensors").origin
-        self.nemo_version = origin["nemo_version"]
-        self.description = f"records of NeMo {origin['nemo_version']} in {folder.name}/"
+        versions = {load(path).origin["nemo_version"] for path in self.paths}
+        self.description = f"records of NeMo {', '.join(sorted(versions))} in {folder.name}/"
 
-    def record(self, job: Job) -> Record:
-        return load(self.folder / f"{job.name}.safetensors")
-
-    def close(self) -> None:
-        """Nothing to close."""
+    def all(self) -> Iterator[Record]:
+        return map(load, self.paths)
