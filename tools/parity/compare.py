@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.parity.aspects import computation
+from tools.parity.aspects.files import hand_over
 from tools.parity.aspects.table import compare, measure
 from tools.parity.diagnosis.culprit import Culprit, Pair
 from tools.parity.records import Record
@@ -39,6 +40,7 @@ class Comparison:
 
 def compare_with(nemo: Record, folder: Path) -> Comparison:
     """Compute our side of a record's job, and compare."""
+    hand_over(nemo, folder)
     ours = measure(Side("ours", nemo.job, folder))
     rows = list(compare(ours, nemo))
     if all_passed(rows) or computation.NAME not in nemo.measured:

@@ -5,6 +5,7 @@ python -m tools.parity.nemo_side     (started by tools/compare_with_nemo.py)
 
 import logging
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,13 @@ def measure_job(job: str, record: str, folder: str) -> dict:
     except NotBuilt as error:
         answer = Record(replace(asked, aspects=()), origin("nemo"), raised=str(error))
     save(answer, Path(record))
+    return {}
+
+
+def complete_job(job: str, folder: str) -> dict:
+    """Put into the file of a job what only NeMo can give. A model that it can't build is left to `measure_job`."""
+    with suppress(NotBuilt):
+        save(Record(complete(load(Path(job)).job, Path(folder)), {"side": "nemo"}), Path(job))
     return {}
 
 
@@ -73,7 +81,7 @@ def describe() -> dict:
 
 def main() -> None:
     logging.disable(logging.WARNING)
-    serve({"describe": describe, "measure": measure_job})
+    serve({"describe": describe, "complete": complete_job, "measure": measure_job})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from tools.parity.aspects import files
 from tools.parity.records import Job, Record, load, save
+from tools.parity.side import Side
 from tools.side_process import SideProcess
 
 
@@ -25,6 +27,9 @@ class LiveNemo:
         """What NeMo computes of the job."""
         asked, answer = self.folder / f"{job.name}.job.safetensors", self.folder / f"{job.name}.safetensors"
         save(Record(job, {"side": "nemo"}), asked)
+        if files.NAME in job.aspects:  # NeMo's side opens our files, so these are written before it is asked
+            self.process("complete", job=str(asked), folder=str(self.folder))
+            files.prepare(Side("ours", load(asked).job, self.folder))
         self.process("measure", job=str(asked), record=str(answer), folder=str(self.folder))
         return load(answer)
 
