@@ -1,0 +1,172 @@
+"""What a report says: the lines of its table, and what came of each over one case or many."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+from tools.benchmark.figures import Figure
+from tools.parity.compare import Comparison
+from tools.parity.rows import FAILED, KNOWN, NOT_RUN, PASSED, Row
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table.  what: what is compared there.  levels: of the rows that belong to it."""
+
+    title: str
+    what: str
+    levels: tuple[str, ...]
+
+
+LINES = (
+    Line("configuration", "every key", ("configuration",)),
+    Line("parameters", "names, shapes, dtypes, counts per module", ("parameters",)),
+    Line("lengths", "frames and encoder steps of each utterance", ("length", "training_length")),
+    Line("features", "log-mel of clean and of noisy speech", ("feature",)),
+    Line("tokens", "codes and their indices", ("code", "token")),
+    Line("masks", "distribution of masked frames", ("masks",)),
+    Line("subsampling", "outputs, in evaluation and training", ("subsampled", "training_subsampled")),
+    Line("encoder layers", "outputs of each, in evaluation and training", ("layer", "training_layer")),
+    Line("encoder", "outputs, in evaluation and training", ("encoded", "training_encoded")),
+    Line("decoder", "log-probabilities", ("log_prob",)),
+    Line("loss", "in evaluation and training", ("loss", "training_loss")),
+    Line("gradients", "of every parameter; of an encoder's input, too", ("input_gradient", "gradient")),
+    Line("batch norm", "running statistics after a training step", ("batch_norm",)),
+    Line(
+        "optimizer steps",
+        "learning rates, losses, parameters after the last step",
+        ("learning_rate", "step_loss", "parameter"),
+    ),
+    Line("data", "items and batches of a manifest", ("data",)),
+    Line("checkpoint files", "in both directions", ("files",)),
+    Line("errors", "both sides run to the end", ("computation",)),
+)
+NO_ROWS = "no case has it"
+STATUSES = (FAILED, KNOWN, PASSED, NOT_RUN)  # what a line with several is called after: the first of these
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of a line; rows: in the order in which they were compared."""
+
+    line: Line
+    rows: tuple[Row, ...]
+
+    def count(self, status: str) -> int:
+        return sum(row.status == status for row in self.rows)
+
+    @property
+    def compared(self) -> int:
+        """Things that both sides computed."""
+        return len(self.rows) - self.count(NOT_RUN)
+
+    @property
+    def worst(self) -> Row | None:
+        """The row nearest to its limit, or furthest beyond; of things that may differ only when all do."""
+        judged = [row for row in self.rows if row.status in (PASSED, FAILED)]
+        compared = judged or [row for row in self.rows if row.status == KNOWN]
+        return max(compared, key=lambda row: (row.status == FAILED, share_of_limit(row), row.limit), default=None)
+
+    @property
+    def status(self) -> str:
+        return next((status for status in STATUSES if self.count(status)), NOT_RUN)
+
+    @property
+    def verdict(self) -> str:
+        """The status, with what else there is, in words."""
+        parts = []
+        if self.count(FAILED):
+            parts.append(f"{FAILED} {self.count(FAILED)}")
+        elif self.count(PASSED):
+            parts.append(PASSED)
+        if self.count(KNOWN):
+            parts.append(f"known differences {self.count(KNOWN)}")
+        if self.count(NOT_RUN) or not self.rows:
+            parts.append(f"{NOT_RUN} {self.count(NOT_RUN) or ''}".strip())
+        return ", ".join(parts)
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the rows that are no plain pass or failure are what they are, each once."""
+        reasons = {row.reason: None for row in self.rows if row.status in (KNOWN, NOT_RUN)}
+        return list(reasons) if self.rows else [NO_ROWS]
+
+
+def share_of_limit(row: Row) -> float:
+    """Error in units of the limit; infinite for NaN, and where nothing may differ and something does."""
+    if row.limit > 0 and row.error == row.error:
+        return row.error / row.limit
+    return float("inf") if row.error or row.status == FAILED else 0.0
+
+
+def summarise(rows: Iterable[Row], *, all_lines: bool = False) -> list[Summary]:
+    """A summary for each line that has rows, or for all; rows of a level of no line get a line of their own."""
+    rows = list(rows)
+    known = {level for line in LINES for level in line.levels}
+    others = {row.level: Line(row.level, "", (row.level,)) for row in rows if row.level not in known}
+    summaries = [Summary(line, rows_of(line, rows)) for line in (*LINES, *others.values())]
+    return [s for s in summaries if s.rows or (all_lines and s.line.title != "errors")]
+
+
+def case_status(comparison: Comparison) -> str:
+    """FAILED if anything did, or nothing was even asked; NOT_RUN if NeMo can't do the case; else PASSED."""
+    if comparison.failed or not comparison.rows:
+        return FAILED
+    return PASSED if comparison.passed else NOT_RUN
+
+
+def rows_of(line: Line, rows: list[Row]) -> tuple[Row, ...]:
+    return tuple(row for row in rows if row.level in line.levels)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that an output may tell.
+
+    source: where NeMo's numbers come from.  speed: figures of both sides.  versions: what differs between
+    versions of NeMo, a row each.  made: date in UTC.
+    """
+
+    comparisons: Sequence[Comparison]
+    source: str
+    speed: Sequence[Figure] = ()
+    versions: Sequence[Row] = ()
+    made: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for comparison in self.comparisons for row in comparison.rows]
+
+    @property
+    def passed(self) -> bool:
+        """No case failed, nor does a version of NeMo, and a case passed."""
+        cases = [case_status(comparison) for comparison in self.comparisons]
+        return PASSED in cases and FAILED not in (*cases, *(row.status for row in self.versions))
+
+    @property
+    def nemo(self) -> str:
+        """`NeMo 3.0.0`, or the versions of several records."""
+        versions = {c.nemo.origin.get("nemo_version", "of an unknown version"): None for c in self.comparisons}
+        return f"NeMo {', '.join(versions)}".strip()
+
+    @property
+    def summaries(self) -> list[Summary]:
+        return summarise(self.rows, all_lines=True)
+
+    @property
+    def verdict(self) -> str:
+        """The last line."""
+        count = {status: sum(row.status == status for row in (*self.rows, *self.versions)) for status in STATUSES}
+        cases = [case_status(comparison) for comparison in self.comparisons]
+        beside = "".join(
+            f"; {count[status]} {words}"
+            for status, words in ((KNOWN, "differ on purpose"), (NOT_RUN, "not run"))
+            if count[status]
+        )
+        if self.passed:
+            return f"PASSED: {count[PASSED]} things in {cases.count(PASSED)} cases equal {self.nemo}{beside}"
+        if not count[FAILED]:
+            return f"FAILED: nothing was compared in {len(cases) - cases.count(PASSED)} of {len(cases)} cases{beside}"
+        total = count[PASSED] + count[FAILED]
+        share = f"{count[FAILED]} of {total} things, in {cases.count(FAILED)} of {len(cases)} cases"
+        return f"FAILED: {share}, differ from {self.nemo}{beside}"

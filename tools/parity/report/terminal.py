@@ -1,0 +1,147 @@
+"""The report as a table and a few lines of text: in colour in a terminal, plain in a pipe, in whatever encoding."""
+
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from tools.benchmark.figures import Figure
+from tools.parity.compare import Comparison
+from tools.parity.report.summary import Report, Summary, case_status
+from tools.parity.report.words import culprit_lines, how_far, name_of, speed_cells, worst_cells
+from tools.parity.rows import FAILED, KNOWN, NOT_RUN, PASSED, Row
+
+STYLES = {PASSED: "green", FAILED: "bold red", KNOWN: "yellow", NOT_RUN: "dim"}
+WIDTH = 100  # of a pipe
+LEAST_ROOM = 15  # for the reasons of the limits
+HEADINGS = ("level", "things", "worst", "limit", "of limit", "result")
+FEW = 5  # failed rows per case, known differences in all
+
+
+def show(report: Report, *, verbose: bool = False, file: TextIO | None = None, width: int | None = None) -> None:
+    """Print the report. verbose: every row that isn't a plain pass. file: stdout. width: of the terminal, or WIDTH."""
+    console = open_console(file or sys.stdout, width)
+    console.print(printable(f"this project against {report.source}"))
+    console.print(level_table(report.summaries, console.width))
+    for comparison in report.comparisons:
+        for note in comparison.nemo.job.notes:
+            console.print(printable(f"{comparison.name}: {note}"))
+        if case_status(comparison) == FAILED:
+            show_failure(console, comparison, verbose)
+    differing = [(c.name, row) for c in report.comparisons for row in c.rows]
+    differing += [("versions", row) for row in report.versions]
+    for status, title in ((KNOWN, "known differences"), (NOT_RUN, "not run")):
+        show_reasons(console, title, [(name, row) for name, row in differing if row.status == status], verbose)
+    show_versions(console, [row for row in report.versions if row.status == FAILED])
+    if report.speed:
+        console.print(speed_table(report.speed))
+    console.print(report.verdict, style=STYLES[PASSED if report.passed else FAILED])
+
+
+def progress(comparison: Comparison, file: TextIO | None = None) -> None:
+    """A line to stderr when a case is done, for those who wait."""
+    console = open_console(file or sys.stderr, None)
+    status = case_status(comparison)
+    console.print(f"{printable(comparison.name)}: {status}, {len(comparison.rows)} things", style=STYLES[status])
+
+
+def open_console(file: TextIO, width: int | None) -> Console:
+    """Text is printed as it is: no markup (indices stand in brackets), no colour for numbers."""
+    if width is None and not file.isatty():
+        width = WIDTH
+    return Console(file=Encodable(file), width=width, markup=False, highlight=False, emoji=False)
+
+
+class Encodable:
+    """A text file to which anything can be written: what its encoding hasn't becomes `?`."""
+
+    def __init__(self, file: TextIO):
+        self.file = file
+        self.encoding = getattr(file, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        return self.file.write(text.encode(self.encoding, "replace").decode(self.encoding))
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def isatty(self) -> bool:
+        return self.file.isatty()
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
+
+def level_table(summaries: list[Summary], width: int) -> Table:
+    """A line per level; the reasons of the limits get what room `width` leaves, if that is some."""
+    rows = [(s.line.title, str(s.compared), *worst_cells(s)[:3], s.verdict) for s in summaries]
+    widths = [max(map(len, column)) for column in zip(HEADINGS, *rows)]
+    room = width - sum(widths) - 3 * len(widths) - 2  # borders and padding; the last for the column itself
+    table = Table(pad_edge=False)
+    for i, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="right" if 0 < i < 5 else "left", no_wrap=i < 5)
+    if room >= LEAST_ROOM:
+        table.add_column("why this limit", no_wrap=True, overflow="ellipsis", width=room)
+    for summary, row in zip(summaries, rows):
+        why = [printable(worst_cells(summary)[3])] if room >= LEAST_ROOM else []
+        table.add_row(*row[:-1], Text(row[-1], STYLES[summary.status]), *why)
+    return table
+
+
+def show_failure(console: Console, comparison: Comparison, verbose: bool) -> None:
+    """The first module that diverges, the likely cause, and the first rows that failed."""
+    failed = comparison.failed
+    words = f"{len(failed)} of {len(comparison.rows)} things differ" if failed else "nothing was compared"
+    console.print(f"\n{printable(comparison.name)}: {words}", style=STYLES[FAILED])
+    for heading, text in culprit_lines(comparison):
+        console.print(Padding(Text.assemble((f"{heading}: ", "bold"), printable(text)), (0, 0, 0, 2)))
+    shown = failed if verbose else failed[:FEW]
+    for row in shown:
+        console.print(Padding(row_text(row), (0, 0, 0, 2)))
+    if len(failed) > len(shown):
+        console.print(f"  and {len(failed) - len(shown)} more (--verbose shows them)")
+
+
+def row_text(row: Row) -> Text:
+    """The reason of a limit stands in the table; it is told here where nothing else is."""
+    return Text(printable(f"{name_of(row)}: {how_far(row) or row.reason}"))
+
+
+def show_reasons(console: Console, title: str, rows: list[tuple[str, Row]], verbose: bool) -> None:
+    """Each reason once, with what it holds for."""
+    reasons: dict[str, list[str]] = {}
+    for case, row in rows:
+        detail = f" ({row.detail})" if verbose and row.detail else ""
+        reasons.setdefault(row.reason, []).append(f"{case}: {name_of(row)}{detail}")
+    if reasons:
+        console.print(f"\n{title}:", style=STYLES[rows[0][1].status])
+    for reason, things in reasons.items():
+        shown = things if verbose else things[:1]
+        more = f" and {len(things) - len(shown)} more" if len(things) > len(shown) else ""
+        console.print(Padding(printable(f"{reason}: {'; '.join(shown)}{more}"), (0, 0, 0, 2)))
+
+
+def show_versions(console: Console, rows: list[Row]) -> None:
+    for row in rows:
+        console.print(Padding(row_text(row), (0, 0, 0, 2)), style=STYLES[FAILED])
+
+
+def printable(text: str) -> str:
+    """Without what would steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
+def speed_table(figures: Sequence[Figure]) -> Table:
+    table = Table(title="speed and memory (medians; a ratio over 1: this project does better)", title_justify="left")
+    table.add_column("figure")
+    for column in ("this project", "NeMo", "ratio", "spread"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for figure in figures:
+        table.add_row(printable(figure.name), *speed_cells(figure))
+    notes = dict.fromkeys(printable(figure.note) for figure in figures if figure.note)
+    table.caption = "; ".join(notes) or None
+    return table
