@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tools.parity.aspects import computation, files
+from tools.parity.aspects import computation, data, files, masks
 from tools.parity.records import Measured, Record
 from tools.parity.rows import NOT_RUN, Row
 from tools.parity.side import Side, origin
@@ -21,6 +21,8 @@ class Aspect:
 
 ASPECTS: dict[str, Aspect] = {
     "computation": Aspect(computation.measure, computation.compare),
+    "masks": Aspect(masks.measure, masks.compare),
+    "data": Aspect(data.measure, data.compare),
     "files": Aspect(files.measure, files.compare),
 }
 
