@@ -6,6 +6,7 @@ look. Steps and frames of padding are left out (set to 0): they carry nothing.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -175,8 +176,22 @@ def watch(encoder: nn.Module, levels: Levels, prefix: str) -> Iterator[None]:
     def note(name: str) -> Callable[..., None]:
         return lambda module, args, output: seen.update({name: output})
 
+    def note_projected(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        """Without subsampling NeMo's layer gives no lengths: those of the frames hold."""
+        projected = output if isinstance(output, Tensor) else output[0]
+        seen["subsampled"] = projected, frames[0]
+
     seen: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
-    hooks = [encoder.pre_encode.register_forward_hook(note("subsampled"))]
+    frames: list[Tensor] = []
+    if isinstance(encoder.pre_encode, nn.Linear):
+        hooks = [
+            encoder.register_forward_pre_hook(
+                lambda module, args, given: frames.append(given["length"]), with_kwargs=True
+            ),
+            encoder.pre_encode.register_forward_hook(note_projected, with_kwargs=True),
+        ]
+    else:
+        hooks = [encoder.pre_encode.register_forward_hook(note("subsampled"))]
     hooks += [layer.register_forward_hook(note(f"{i}")) for i, layer in enumerate(encoder.layers)]
     try:
         yield

@@ -1,0 +1,111 @@
+"""What a user has, config, checkpoint, audio, manifest, as a job for both sides."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from core.connectors.initial_weights import Part, Weights, compare, load_matching, read_weights, some
+from models.model_config import config_of_file
+from tools.parity.cases import LEVELS, STEPS, make_audio
+from tools.parity.levels import is_before
+from tools.parity.own_audio import own_audio
+from tools.parity.own_config import DEFAULT, build, own_config
+from tools.parity.records import Job, start_weights
+from tools.parity.side import DATA
+from utils.config_check import nearest
+
+ASPECTS = ("computation",)
+LAST_WITHOUT_OPTIM = "batch_norm"
+
+
+def own_job(
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    checkpoint: Path | None = None,
+    audio: Sequence[Path] = (),
+    *,
+    noise: Path | None = None,
+    manifest: Path | None = None,
+    noise_manifest: Path | None = None,
+    steps: int = STEPS,
+    until: str = LEVELS[-1],
+    aspects: Sequence[str] = ASPECTS,
+    name: str = "",
+) -> Job:
+    """The job of a config (yaml, and overrides as Hydra has them), a checkpoint's weights and some recordings.
+
+    Without a config the checkpoint's own counts, without both our default one; without a checkpoint NeMo draws the
+    weights; without audio the tool makes some. manifest, noise_manifest: for the aspect `data`.
+    Raises ValueError or OSError, in one line, for what can't be used.
+    """
+    if until not in LEVELS:
+        raise ValueError(f"--until {until} is not a level{nearest(until, LEVELS)}")
+    if steps < 1:
+        raise ValueError(f"--steps {steps} must be at least 1: end with --until batch_norm to make no steps")
+    weights = None if checkpoint is None else read_weights(checkpoint, needs_config=config is None)
+    own = own_config(config, overrides, config_of(weights) if config is None and weights else None)
+    model = build(own)  # refuses, by name, what NeMo would fail on somewhere
+    notes = list(own.notes)
+    config_of_model = own.case.config if manifest else own.case.config | dict.fromkeys(DATA)
+    inputs = make_audio(sample_rate=config_of_model["sample_rate"])
+    if audio:
+        inputs, about_audio = own_audio(audio, config_of_model["sample_rate"], noise)
+        notes += about_audio
+    elif noise:
+        raise ValueError(f"--noise {noise} needs recordings to be mixed with: give some with --audio")
+    if config_of_model.get("optim") is None and is_before(LAST_WITHOUT_OPTIM, until):
+        until = LAST_WITHOUT_OPTIM
+        notes.append("the config has no optim section, so no optimizer steps are compared")
+    return Job(
+        name=name or name_of(config, checkpoint),
+        case=replace(own.case, config=config_of_model),
+        aspects=tuple(aspects),
+        inputs=inputs,
+        start={} if weights is None else weights_for(model, weights, notes),
+        steps=steps,
+        until=until,
+        own_options=own.own_options,
+        neutralised=own.neutralised,
+        notes=tuple(notes),
+        checkpoint=absolute(checkpoint),
+        manifest=absolute(manifest),
+        noise_manifest=absolute(noise_manifest),
+    )
+
+
+def config_of(weights: Weights) -> DictConfig:
+    """The config that a checkpoint holds, without what no model reads."""
+    if weights.config is None:
+        raise ValueError(f"{weights.source} holds no config: give the model's with --config")
+    return config_of_file(weights.config, weights.source)
+
+
+def weights_for(model: nn.Module, weights: Weights, notes: list[str]) -> dict[str, Tensor]:
+    """All weights of the model, from the file, in the model's types. Raises ValueError where some are missing."""
+    file = Part(weights.source)
+    report = compare(model, weights.state_dict, file)
+    missing = [key for key in report.missing if not key.startswith("preprocessor.")]
+    if missing:
+        raise ValueError(f"{file} holds other weights than this config's model has: {report.problem()}")
+    if report.unexpected:
+        notes.append(f"{file} holds weights that the model doesn't have, left out: {some(report.unexpected)}")
+    load_matching(model, weights.state_dict, file)
+    return start_weights(model)
+
+
+def absolute(path: Path | None) -> str | None:
+    """The path for a process with another working directory. Raises FileNotFoundError where there is no such file."""
+    if path is None:
+        return None
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} doesn't exist, or is no file")
+    return str(path.resolve())
+
+
+def name_of(config: Path | None, checkpoint: Path | None) -> str:
+    """A name that files can have."""
+    return re.sub(r"[^\w.-]+", "_", (config or checkpoint or DEFAULT).stem)
