@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.parity.aspects import computation
 from tools.parity.aspects.files import hand_over
 from tools.parity.aspects.table import compare, measure
-from tools.parity.diagnosis.culprit import Culprit, Pair
+from tools.parity.diagnosis.culprit import Culprit
+from tools.parity.diagnosis.diagnosis import diagnose
 from tools.parity.records import Record
 from tools.parity.rows import FAILED, Row, all_passed
 from tools.parity.side import Side
@@ -43,8 +43,4 @@ def compare_with(nemo: Record, folder: Path) -> Comparison:
     hand_over(nemo, folder)
     ours = measure(Side("ours", nemo.job, folder))
     rows = list(compare(ours, nemo))
-    if all_passed(rows) or computation.NAME not in nemo.measured:
-        return Comparison(ours, nemo, rows)
-    classes = ours.measured[computation.NAME].facts["classes"]
-    pair = Pair(computation.trace_of(ours), computation.trace_of(nemo), classes)
-    return Comparison(ours, nemo, rows, pair.culprit())
+    return Comparison(ours, nemo, rows, *diagnose(ours, nemo, rows))

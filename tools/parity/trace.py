@@ -8,7 +8,7 @@ import hashlib
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from tools.parity.cases import Levels
 
 ROOT = "(model)"  # the name of the outermost module
 EVALUATION, TRAINING = "evaluation", "training"
+SAME_ALWAYS = (nn.Linear, nn.Conv1d, nn.LayerNorm)  # in training and in evaluation
+NO_ENCODER = ("preprocessor", "quantizer", "mask_processor", "decoder", "loss", "spec_augmentation")
 PORTS = {  # argument names of NeMo and of this project -> what it is
     "input": "x", "query": "x", "audio_signal": "x", "input_signal": "x", "encoder_output": "x", "input_feats": "x",
     "lengths": "lengths", "length": "lengths", "seq_len": "lengths", "input_lengths": "lengths",
@@ -40,20 +42,17 @@ class Call:
 
 @dataclass
 class Trace:
-    """phases: those that are noted.  brief: without the training step, waveforms and single convolutions.
+    """phases: those that are noted.  brief: what little a record in the project keeps, see `leaves_out`.
 
-    calls: in the order in which they finished.  blobs: the tensors, each once.  open: entered and not left.
+    calls: in the order in which they finished.  blobs: the tensors, each once.
+    open: calls that something raised in, without outputs; the innermost is the last.
     """
 
     phases: tuple[str, ...] = (EVALUATION, TRAINING)
     brief: bool = False
     calls: list[Call] = field(default_factory=list)
     blobs: Levels = field(default_factory=dict)
-    open: list[str] = field(default_factory=list)
-
-    def __post_init__(self):
-        if self.brief:
-            self.phases = (EVALUATION,)
+    open: list[Call] = field(default_factory=list)
 
     @contextmanager
     def watch(self, root: nn.Module, phase: str) -> Iterator[None]:
@@ -61,7 +60,7 @@ class Trace:
         counts: dict[str, int] = {}
         hooks = []
         for name, module in root.named_modules():
-            if phase not in self.phases or self.leaves_out(name, module):
+            if phase not in self.phases or self.leaves_out(name, module, phase):
                 continue
             hooks += self.hooks(module, name or ROOT, phase, counts)
         try:
@@ -70,21 +69,23 @@ class Trace:
             for hook in hooks:
                 hook.remove()
 
-    def leaves_out(self, name: str, module: nn.Module) -> bool:
-        return bool(name) and (is_bare(module) or (self.brief and "pre_encode.conv." in name))
+    def leaves_out(self, name: str, module: nn.Module, phase: str) -> bool:
+        """What has neither weights nor parts; if brief also single convolutions of the subsampling, and in training
+        all that stands outside of the encoder or does the same as in evaluation."""
+        if not name:
+            return False
+        if is_bare(module) or (self.brief and "pre_encode.conv." in name):
+            return True
+        return self.brief and phase == TRAINING and (isinstance(module, SAME_ALWAYS) or name.startswith(NO_ENCODER))
 
     def hooks(self, module: nn.Module, name: str, phase: str, counts: dict[str, int]) -> list:
-        waiting: list[dict[str, str]] = []
-
         def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            self.open.append(name)
-            waiting.append(self.keep_inputs(module, args, kwargs))
+            counts[name] = counts.get(name, 0) + 1
+            self.open.append(Call(phase, name, counts[name], self.keep_inputs(module, args, kwargs), []))
 
         def leave(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            self.open.remove(name)
-            counts[name] = counts.get(name, 0) + 1
-            outputs = [self.keep(tensor) for tensor in tensors_in(output)]
-            self.calls.append(Call(phase, name, counts[name], waiting.pop(), outputs))
+            call = self.open.pop()
+            self.calls.append(replace(call, outputs=[self.keep(tensor) for tensor in tensors_in(output)]))
 
         return [
             module.register_forward_pre_hook(enter, with_kwargs=True),
@@ -93,12 +94,10 @@ class Trace:
 
     def keep_inputs(self, module: nn.Module, args: tuple, kwargs: dict) -> dict[str, str]:
         names = [name for name in inspect.signature(module.forward).parameters if name != "self"]
-        given = dict(zip(names, args)) | kwargs
         return {
             port: self.keep(value)
-            for name, value in given.items()
-            if isinstance(value, Tensor) and (port := PORTS.get(name, name)) is not None
-            if not (self.brief and value.dim() == 2 and value.is_floating_point())
+            for port, value in with_ports(dict(zip(names, args)) | kwargs)
+            if not (self.brief and value.dim() == 2 and value.is_floating_point())  # waveforms
         }
 
     def keep(self, tensor: Tensor) -> str:
@@ -120,12 +119,23 @@ class Trace:
 
     def to_json(self) -> dict[str, Any]:
         """All but the blobs."""
-        return {"calls": [list(asdict(call).values()) for call in self.calls], "open": self.open}
+        return {name: [list(asdict(call).values()) for call in getattr(self, name)] for name in ("calls", "open")}
 
     @classmethod
     def from_json(cls, facts: dict[str, Any], blobs: Levels) -> "Trace":
-        calls = [Call(*call) for call in facts["calls"]]
-        return cls(calls=calls, blobs=blobs, open=list(facts["open"]))
+        calls, unfinished = ([Call(*call) for call in facts[name]] for name in ("calls", "open"))
+        return cls(calls=calls, blobs=blobs, open=unfinished)
+
+
+def with_ports(given: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Port and tensor of each argument; the parts of a named tuple (our masks of local attention) are `mask.padding`
+    and the like."""
+    for name, value in given.items():
+        port = PORTS.get(name, name)
+        if isinstance(value, Tensor) and port is not None:
+            yield prefix + port, value
+        elif hasattr(value, "_asdict"):
+            yield from with_ports(value._asdict(), prefix=f"{port}.")
 
 
 def is_bare(module: nn.Module) -> bool:

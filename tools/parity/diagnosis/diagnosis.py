@@ -1,0 +1,45 @@
+"""What a failed comparison is blamed on: a module, and what its mistake looks like."""
+
+from collections.abc import Sequence
+
+from tools.parity.aspects import computation
+from tools.parity.cases import LEVELS
+from tools.parity.diagnosis.causes import Evidence, likely_cause
+from tools.parity.diagnosis.culprit import RAISED, Culprit, Pair
+from tools.parity.diagnosis.unseen import Unseen
+from tools.parity.records import Record
+from tools.parity.rows import FAILED, Row
+
+FORWARD = LEVELS[: LEVELS.index("training_loss")]  # what calls of modules show
+
+
+def diagnose(ours: Record, nemo: Record, rows: Sequence[Row]) -> tuple[Culprit | None, str]:
+    """The first module that diverges, and its likely cause; None and "" where there is none to be told."""
+    first = next((row for row in rows if row.status == FAILED), None)
+    if first is None or computation.NAME not in nemo.measured:
+        return None, ""
+    pair = Pair(*map(computation.trace_of, (ours, nemo)), classes_of(ours), ours.job.start)
+    culprit = find_culprit(ours, pair, rows, first)
+    return culprit, likely_cause(Evidence(ours, nemo, pair, culprit, rows))
+
+
+def find_culprit(ours: Record, pair: Pair, rows: Sequence[Row], first: Row) -> Culprit | None:
+    """By the calls of the modules; where all agree, by what raised, by what fails first, by how errors grow."""
+    unseen = Unseen(pair, rows, ours.job.case.config.get("optim") or {})
+    if first.module and first.level not in LEVELS:
+        return unseen.culprit()
+    raised = ours.measured[computation.NAME].facts.get("raised")
+    found = pair.culprit() or (raised and (pair.raised_in(raised) or not_built(ours, raised)))
+    if found:
+        return found
+    return (pair.amplifier() if first.level in FORWARD else None) or unseen.culprit()
+
+
+def not_built(ours: Record, message: str) -> Culprit:
+    """Our side raised outside of all modules: when it was built, given its weights, or in a step of training."""
+    class_path = ours.job.case.class_path
+    return Culprit("(model)", class_path, "", float("inf"), message, owner=class_path, reason=RAISED)
+
+
+def classes_of(record: Record) -> dict[str, str]:
+    return record.measured[computation.NAME].facts["classes"]
