@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tools.parity.aspects import computation, data, files, masks
+from tools.parity.aspects import computation, configuration, data, files, masks, parameters, shipped_config
 from tools.parity.records import Measured, Record
 from tools.parity.rows import NOT_RUN, Row
 from tools.parity.side import Side, origin
@@ -20,6 +20,9 @@ class Aspect:
 
 
 ASPECTS: dict[str, Aspect] = {
+    "shipped_config": Aspect(shipped_config.measure, shipped_config.compare),
+    "configuration": Aspect(configuration.measure, configuration.compare),
+    "parameters": Aspect(parameters.measure, parameters.compare),
     "computation": Aspect(computation.measure, computation.compare),
     "masks": Aspect(masks.measure, masks.compare),
     "data": Aspect(data.measure, data.compare),
