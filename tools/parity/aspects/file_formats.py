@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tools.parity.side import Side
 
+LOGGERS = ("nest_ssl", "lightning.pytorch")
 Content = tuple[dict[str, Tensor], dict[str, Any]]  # a state dict, a config
 
 
@@ -50,11 +51,10 @@ def read_nemo(path: Path, trusted: bool) -> Content:
 def write_lightning(model: nn.Module, path: Path) -> None:
     from lightning.pytorch import Trainer  # seconds, for those who compare no files
 
-    with quiet("lightning.pytorch"):
-        trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-        trainer.strategy.connect(model)
-        model._trainer = trainer
-        trainer.save_checkpoint(path, weights_only=True)
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(model)
+    model._trainer = trainer
+    trainer.save_checkpoint(path, weights_only=True)
 
 
 def open_lightning(side: Side, path: Path) -> nn.Module:
@@ -78,15 +78,17 @@ def plain(config: DictConfig | dict) -> dict[str, Any]:
 
 
 @contextmanager
-def quiet(name: str) -> Iterator[None]:
-    """Inside, this logger says nothing less than an error."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def quiet() -> Iterator[None]:
+    """Inside, what is written and opened isn't logged."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 FORMATS: dict[str, Format] = {

@@ -24,7 +24,7 @@ from tools.parity.aspects.file_differences import (
     settings,
     sha256,
 )
-from tools.parity.aspects.file_formats import FORMATS
+from tools.parity.aspects.file_formats import FORMATS, quiet
 from tools.parity.cases import Levels
 from tools.parity.comparison import compare_tensor
 from tools.parity.levels import evaluate, feed_masks
@@ -82,7 +82,8 @@ def write_all(side: Side) -> Facts:
 def attempt(do, *args) -> Facts:
     """What `do` returns, or in one line what it raised."""
     try:
-        return do(*args)
+        with quiet():
+            return do(*args)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
 
@@ -160,9 +161,7 @@ def compare(ours: Record, nemo: Record) -> Iterator[Row]:
     mine, theirs = ours.measured[NAME], nemo.measured[NAME]
     for suffix in FORMATS:
         yield from compare_opened(f"NeMo's {suffix}, opened here", suffix, mine, theirs, theirs)
-        yield from compare_written(
-            f"our {suffix}", mine.facts["written"][suffix], mine, theirs.facts["written"][suffix]
-        )
+        yield from compare_written(f"our {suffix}", suffix, mine, theirs)
         yield from compare_opened(f"our {suffix}, opened by NeMo", suffix, theirs, mine, theirs)
     if ours.job.checkpoint:
         yield from compare_checkpoint(Path(ours.job.checkpoint).name, mine, theirs)
