@@ -49,7 +49,7 @@ TOLERANCES = {
     "length": Tolerance(unequal, 0.0, COUNTED),
     "feature": Tolerance(in_range, 1e-3, "the logarithm of nearly silent bands magnifies the rounding of the FFT"),
     "code": Tolerance(in_range, 1e-6, "codes are copied from the codebook"),
-    "token": Tolerance(unequal, 0.0, COUNTED + "; no token of the records is a tie"),
+    "token": Tolerance(unequal, 0.0, COUNTED + "; ties are settled in `ties`"),
     "subsampled": Tolerance(in_range, 1e-4, ROUNDED),
     "layer": Tolerance(in_range, 1e-4, ROUNDED),
     "encoded": Tolerance(in_range, 1e-4, ROUNDED),

@@ -7,6 +7,7 @@ from tools.parity.levels import measure as measure_levels
 from tools.parity.records import Measured, Record
 from tools.parity.rows import FAILED, KNOWN, NOT_RUN, Row
 from tools.parity.side import Side
+from tools.parity.ties import settle_ties
 from tools.parity.trace import Trace
 
 NAME = "computation"
@@ -47,7 +48,7 @@ def compare(ours: Record, nemo: Record) -> Iterator[Row]:
     raised_here, raised_there = (record.measured[NAME].facts.get("raised") for record in (ours, nemo))
     if raised_there:
         got = {name: tensor for name, tensor in got.items() if name in expected}
-    yield from compare_levels(got, expected)
+    yield from settle_ties(compare_levels(got, expected), got, expected, nemo.job, trace_of(nemo))
     for repair in nemo.measured[NAME].facts.get("repairs", ()):
         yield Row("computation", "NeMo repaired", KNOWN, reason=repair)
     if raised_there:

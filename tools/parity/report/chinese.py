@@ -53,7 +53,7 @@ CHINESE = {
     "not run": "未运行",
     "{things} things in {cases} cases, compared with {nemo}.": "共 {cases} 个用例、{things} 项，与 {nemo} 比较。",
     COUNTED: "计数和编号没有舍入",
-    COUNTED + "; no token of the records is a tie": "计数和编号没有舍入；记录中没有得分相同的词元",
+    COUNTED + "; ties are settled in `ties`": "计数和编号没有舍入；得分相同的词元另见 `ties`",
     ROUNDED: "float32 的舍入为 6e-8；矩阵乘法的顺序不同，每层累积约 1e-6",
     TRAINED: "同上，并且用批统计量归一化",
     KINKED: "舍入会使个别 ReLU 在反向时翻转，改变个别元素，所以比较范数",
