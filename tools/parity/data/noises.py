@@ -43,7 +43,7 @@ def measure(side: Side, files: Files) -> Levels:
         "kind": kinds,
         "start": torch.tensor([start_of(noise) for noise, _ in long]),
         "strange": torch.tensor([not is_ramp(noise) for noise, _ in long], dtype=torch.uint8),
-        "length": torch.stack([length for _, length in short]).to(torch.int32),
+        "length": torch.tensor([int(length) for _, length in short], dtype=torch.int32),
         "level": torch.tensor([level_db(noise) for noise, _ in silent]),
         "added to zero mean": (zero_mean - torch.from_numpy(zero_mean_noise()) / FULL_SCALE).abs().max(),
         "start with offset": torch.tensor([start_of(draw()[0]) for _ in range(DRAWS // 10)]),
@@ -59,7 +59,7 @@ def measure_users(side: Side, sample_rate: int) -> Levels:
     noises = [draw() for _ in range(USER_DRAWS)]
     return {
         "your level": torch.tensor([level_db(noise[: max(1, int(length))]) for noise, length in noises]),
-        "your length": torch.stack([length for _, length in noises]).to(torch.int32),
+        "your length": torch.tensor([int(length) for _, length in noises], dtype=torch.int32),
     }
 
 

@@ -32,7 +32,7 @@ def compare_samples(
     error = (got.double() - expected.double()).abs().max().item() / loudest
     if error <= limit:  # never for NaN
         return Row("data", what, PASSED, error, limit, reason, module=module)
-    every = f"of every {step}th sample, " if step > 1 and not is_counted else ""
+    every = f"one sample in {step} is kept; of these " if step > 1 and not is_counted else ""
     where = every + largest_difference(*map(torch.atleast_1d, (got, expected)))
     return Row("data", what, FAILED, error, limit, reason, where, module)
 
