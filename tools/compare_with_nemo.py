@@ -1,66 +1,172 @@
-"""Is it really the same model? Compare this project with NeMo, from features to parameters after optimizer steps.
+"""Is it really the same model? Compares this project with NeMo: configuration, weights, features, tokens, masks, every
+layer, loss, gradients, optimizer steps, data and checkpoint files. Exits with 0 only if all of it is equal.
 
-python tools/compare_with_nemo.py                         against the records of NeMo kept in this project
-python tools/compare_with_nemo.py --nemo-python PATH      against the NeMo of another environment, run now
+    python tools/compare_with_nemo.py                                    against the records of NeMo kept here
+    python tools/compare_with_nemo.py --nemo-python PATH                 against the NeMo of another environment
+    python tools/compare_with_nemo.py --nemo-python PATH --config x.yaml model.encoder.n_layers=4
+    python tools/compare_with_nemo.py --nemo-python PATH --checkpoint x.nemo --audio a.wav b.flac --html report.html
+
+Both sides get the same weights, inputs and masks. NeMo runs in a process of its own, in the environment of PATH, or in
+this one where it is installed. Where something differs, the first module that gets what NeMo's gets and gives something
+else is named. What is compared and how closely, and how to read a failure: docs/parity.md.
 """
 
 import argparse
 import importlib.util
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.parity.cases import CASES
+from tools.parity.cases import CASES, LEVELS, STEPS
 from tools.parity.compare import Comparison, compare_with
-from tools.parity.jobs import kept_job
-from tools.parity.records import RECORDS, save
-from tools.parity.sources import KeptRecords, LiveNemo, Source
+from tools.parity.jobs import LIVE_CASES, kept_job
+from tools.parity.known_versions import for_version
+from tools.parity.own_job import own_job
+from tools.parity.records import RECORDS, Job, save
+from tools.parity.report import as_json, html, markdown, terminal
+from tools.parity.report.summary import Report
+from tools.parity.sources import KeptRecords, LiveNemo
+from tools.parity.speed import Figure, measure_speed
+from tools.parity.versions import version_notes
 from utils.errors import one_line_errors
+
+OWN = ("config", "checkpoint", "audio", "noise", "manifest", "noise_manifest")  # arguments that make a job of one's own
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nemo-python", metavar="PATH", help="Python of an environment with NeMo")
-    parser.add_argument("--record", type=Path, nargs="?", const=RECORDS, metavar="FOLDER", help="make the records anew")
-    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
-    return parser.parse_args(arguments)
+    nemo = parser.add_argument_group("NeMo")
+    nemo.add_argument("--nemo-python", metavar="PATH", help="Python of an environment with NeMo (3.0.0 or another)")
+    nemo.add_argument("--records", type=Path, metavar="FOLDER", help="records to compare with, made by --record")
+    nemo.add_argument(
+        "--record", type=Path, nargs="?", const=RECORDS, metavar="FOLDER",
+        help="keep what NeMo computes there, for machines without NeMo (default: the project's own records)",
+    )  # fmt: skip
+    what = parser.add_argument_group("what to compare (default: the cases of the records, with NeMo also more)")
+    what.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
+    what.add_argument("--config", type=Path, metavar="FILE", help="a configuration of NeMo's or of this project")
+    what.add_argument("--checkpoint", type=Path, metavar="FILE", help=".nemo, .ckpt or .safetensors: real weights")
+    what.add_argument("--audio", type=Path, nargs="+", default=[], metavar="FILE", help="real audio")
+    what.add_argument("--noise", type=Path, metavar="FILE", help="noise to mix into it (default: synthetic)")
+    what.add_argument("--manifest", type=Path, metavar="FILE", help="a manifest, for items and batches of data")
+    what.add_argument("--noise-manifest", type=Path, metavar="FILE", help="a manifest of noise, likewise")
+    what.add_argument("--steps", type=int, default=STEPS, help=f"of the optimizer (default: {STEPS})")
+    what.add_argument("--until", choices=LEVELS, default=LEVELS[-1], metavar="LEVEL",
+                      help=f"compute no further than this level, one of {', '.join(LEVELS)}")  # fmt: skip
+    what.add_argument("--only", default="", metavar="TEXT", help="of the cases those whose name contains this")
+    out = parser.add_argument_group("output")
+    out.add_argument("--speed", action="store_true", help="measure speed and memory of both sides, too")
+    out.add_argument("--repetitions", type=int, default=5, help="of each measurement of speed (default: 5)")
+    out.add_argument("--verbose", action="store_true", help="show every single comparison")
+    out.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
+    out.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a report with plots, one file that opens anywhere"
+    )
+    out.add_argument("--markdown", type=Path, nargs="+", default=[], metavar="FILE",
+                     help="put the parity table between its markers in these files; *.zh-CN.md in Chinese")  # fmt: skip
+    args = parser.parse_intermixed_args(arguments)
+    args.own = any(getattr(args, name) for name in OWN) or bool(args.overrides)
+    return args
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0 when all that was compared is equal, else 1."""
+    """Exit code: 0 when all that was compared is equal, 1 when something differs; 2 for a mistake in the arguments."""
     args = parse_arguments(arguments)
-    with one_line_errors(2), tempfile.TemporaryDirectory() as temporary:
-        source = open_source(args, Path(temporary))
-        try:
-            return run(args, source, Path(temporary))
-        finally:
-            source.close()
+    with one_line_errors(2), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        folder = Path(temporary)
+        python = nemo_python(args)
+        if python is None:
+            return tell(args, compare_kept(args, folder))
+        with LiveNemo(python, folder) as nemo:
+            return tell(args, compare_live(args, nemo, folder))
 
 
-def open_source(args: argparse.Namespace, folder: Path) -> Source:
-    """NeMo itself where it is given or installed here, else the records."""
-    if args.nemo_python or importlib.util.find_spec("nemo"):
-        return LiveNemo(args.nemo_python or sys.executable, folder)
-    if args.record:
-        raise ValueError("--record needs NeMo: give --nemo-python PATH")
-    return KeptRecords()
+def nemo_python(args: argparse.Namespace) -> str | None:
+    """The Python that has NeMo: the one given, else this one if it has it; None for the kept records."""
+    if args.nemo_python or args.records:
+        return args.nemo_python
+    if importlib.util.find_spec("nemo"):
+        return sys.executable
+    if args.record or args.own:
+        asked = "--record" if args.record else "a configuration, checkpoint, audio or manifest of your own"
+        raise ValueError(f"{asked} needs NeMo: give --nemo-python PATH, the Python of an environment that has it")
+    return None
 
 
-def run(args: argparse.Namespace, source: Source, folder: Path) -> int:
-    comparisons: list[Comparison] = []
-    for name in (name for name in CASES if args.only in name):
-        record = source.record(kept_job(name))
+def compare_kept(args: argparse.Namespace, folder: Path) -> Report:
+    """Against the records of a folder, whatever they are of."""
+    if args.own:
+        raise ValueError(
+            "a record holds its own configuration, weights and inputs: leave out --records, or all of these"
+        )
+    records = KeptRecords(args.records or RECORDS)
+    comparisons = [compare_with(record, folder) for record in records.all() if args.only in record.job.name]
+    if not comparisons:
+        raise ValueError(f"--only={args.only}: no record has this in its name")
+    return Report(comparisons, records.description, speed=speed_of(args, comparisons, {}))
+
+
+def compare_live(args: argparse.Namespace, nemo: LiveNemo, folder: Path) -> Report:
+    """Against NeMo, run now."""
+    comparisons = []
+    for job in jobs(args):
+        record = nemo.record(for_version(job, nemo.nemo_version))
         if args.record:
-            save(record, args.record / f"{name}.safetensors")
+            save(record, args.record / f"{job.name}.safetensors")
         comparisons.append(compare_with(record, folder))
-        tell(comparisons[-1])
-    return 0 if all(c.passed for c in comparisons) else 1
+        terminal.progress(comparisons[-1])
+    if not comparisons:
+        raise ValueError(f"--only={args.only}: no case has this in its name")
+    versions = [] if args.own else version_notes(nemo)
+    return Report(
+        comparisons, nemo.description, speed=speed_of(args, comparisons, {"nemo": nemo.python}), versions=versions
+    )
 
 
-def tell(comparison: Comparison) -> None:
-    print(comparison.name, "passed" if comparison.passed else "FAILED", comparison.culprit, comparison.failed[:3])
+def jobs(args: argparse.Namespace) -> Iterator[Job]:
+    """The user's own one, or those of the records, and of the other cases unless records are made."""
+    if args.own:
+        yield own_job(
+            args.config, args.overrides, args.checkpoint, args.audio, noise=args.noise, manifest=args.manifest,
+            noise_manifest=args.noise_manifest, steps=args.steps, until=args.until,
+        )  # fmt: skip
+        return
+    names = [*CASES, *(() if args.record else LIVE_CASES)]
+    for name in (name for name in names if args.only in name):
+        yield kept_job(name) if name in CASES else LIVE_CASES[name]()
+
+
+def speed_of(args: argparse.Namespace, comparisons: list[Comparison], nemo: dict[str, str]) -> list[Figure]:
+    """Of the first model that was compared; on the user's own audio, else on synthetic speech."""
+    if not args.speed:
+        return []
+    models = [c.nemo.job for c in comparisons if c.nemo.job.case.is_model]
+    if not models:
+        raise ValueError("--speed measures a training step of a model, and only encoders were compared: see --only")
+    batch = {"batch": None} if args.audio else {}
+    return measure_speed(models[0], {"ours": sys.executable, **nemo}, args.repetitions, **batch)
+
+
+def tell(args: argparse.Namespace, report: Report) -> int:
+    terminal.show(report, verbose=args.verbose)
+    if args.json:
+        write(args.json, as_json.to_json(report))
+    if args.html:
+        write(args.html, html.to_html(report))
+    for path in args.markdown:
+        language = "zh" if path.stem.endswith("zh-CN") else "en"
+        table = markdown.parity_table(report.comparisons, language=language)
+        write(path, markdown.replace_table(path.read_text(encoding="utf-8"), table))
+    return 0 if report.passed else 1
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":
