@@ -45,13 +45,22 @@ def cells(summary: Summary, translate: Translate) -> list[str]:
 
 
 def limits_of(summary: Summary, translate: Translate) -> list[str]:
-    """Each limit with its reason, once."""
-    found: dict[str, None] = {}
-    for row in summary.rows:
-        if row.status in (PASSED, FAILED):
-            size = translate("{} {}").format(number(row.limit), translate(unit(row))).strip() if row.limit else "0"
-            found[size + translate(": ") + translate(row.reason) if row.reason else size] = None
-    return list(found)
+    """Nothing, where nothing may differ; then each reason once, with the limits that it is given for."""
+    limits: dict[tuple[str, str], list[float]] = {}
+    for row in (row for row in summary.rows if row.status in (PASSED, FAILED)):
+        limits.setdefault((unit(row) if row.limit else "", row.reason), []).append(row.limit)
+    exact = [reason for (_, reason), given in limits.items() if not any(given)]
+    texts = ["0" + translate(": ") + translate(exact[0]) if len(exact) == 1 else "0"] if exact else []
+    for (share, reason), given in limits.items():
+        if any(given):
+            told = translate("{} {}").format(span(given, translate), translate(share)).strip()
+            texts.append(told + (translate(": ") + translate(reason) if reason else ""))
+    return texts
+
+
+def span(limits: list[float], translate: Translate) -> str:
+    lowest, highest = number(min(limits)), number(max(limits))
+    return lowest if lowest == highest else translate("{} to {}").format(lowest, highest)
 
 
 def result(summary: Summary, translate: Translate) -> str:

@@ -18,6 +18,8 @@ class Line:
     levels: tuple[str, ...]
 
 
+RUN = "run"  # a line that is there only if it has something to say
+
 LINES = (
     Line("configuration", "every key", ("configuration",)),
     Line("parameters", "names, shapes, dtypes, counts per module", ("parameters",)),
@@ -39,7 +41,7 @@ LINES = (
     ),
     Line("data", "items and batches of a manifest", ("data",)),
     Line("checkpoint files", "in both directions", ("files",)),
-    Line("errors", "both sides run to the end", ("computation",)),
+    Line(RUN, "both sides, to the end", ("computation",)),
 )
 NO_ROWS = "no case has it"
 STATUSES = (FAILED, KNOWN, PASSED, NOT_RUN)  # what a line with several is called after: the first of these
@@ -76,13 +78,13 @@ class Summary:
         """The status, with what else there is, in words."""
         parts = []
         if self.count(FAILED):
-            parts.append(f"{FAILED} {self.count(FAILED)}")
+            parts.append(f"{self.count(FAILED)} {FAILED}")
         elif self.count(PASSED):
             parts.append(PASSED)
         if self.count(KNOWN):
-            parts.append(f"known differences {self.count(KNOWN)}")
+            parts.append(f"{self.count(KNOWN)} {KNOWN}")
         if self.count(NOT_RUN) or not self.rows:
-            parts.append(f"{NOT_RUN} {self.count(NOT_RUN) or ''}".strip())
+            parts.append(f"{self.count(NOT_RUN) or ''} {NOT_RUN}".strip())
         return ", ".join(parts)
 
     @property
@@ -105,7 +107,7 @@ def summarise(rows: Iterable[Row], *, all_lines: bool = False) -> list[Summary]:
     known = {level for line in LINES for level in line.levels}
     others = {row.level: Line(row.level, "", (row.level,)) for row in rows if row.level not in known}
     summaries = [Summary(line, rows_of(line, rows)) for line in (*LINES, *others.values())]
-    return [s for s in summaries if s.rows or (all_lines and s.line.title != "errors")]
+    return [s for s in summaries if s.rows or (all_lines and s.line.title != RUN)]
 
 
 def case_status(comparison: Comparison) -> str:
@@ -113,6 +115,10 @@ def case_status(comparison: Comparison) -> str:
     if comparison.failed or not comparison.rows:
         return FAILED
     return PASSED if comparison.passed else NOT_RUN
+
+
+def several(cases: int) -> str:
+    return f"{cases} case" if cases == 1 else f"{cases} cases"
 
 
 def rows_of(line: Line, rows: list[Row]) -> tuple[Row, ...]:
@@ -164,9 +170,10 @@ class Report:
             if count[status]
         )
         if self.passed:
-            return f"PASSED: {count[PASSED]} things in {cases.count(PASSED)} cases equal {self.nemo}{beside}"
+            return f"PASSED: {count[PASSED]} things in {several(cases.count(PASSED))} equal {self.nemo}{beside}"
         if not count[FAILED]:
-            return f"FAILED: nothing was compared in {len(cases) - cases.count(PASSED)} of {len(cases)} cases{beside}"
+            without = len(cases) - cases.count(PASSED)
+            return f"FAILED: nothing was compared in {without} of {several(len(cases))}{beside}"
         total = count[PASSED] + count[FAILED]
-        share = f"{count[FAILED]} of {total} things, in {cases.count(FAILED)} of {len(cases)} cases"
+        share = f"{count[FAILED]} of {total} things, in {cases.count(FAILED)} of {several(len(cases))}"
         return f"FAILED: {share}, differ from {self.nemo}{beside}"

@@ -122,7 +122,7 @@ def show_reasons(console: Console, title: str, rows: list[tuple[str, Row]], verb
     for reason, things in reasons.items():
         shown = things if verbose else things[:1]
         more = f" and {len(things) - len(shown)} more" if len(things) > len(shown) else ""
-        console.print(Padding(printable(f"{reason}: {'; '.join(shown)}{more}"), (0, 0, 0, 2)))
+        console.print(Padding(printable(f"{'; '.join(shown)}{more}: {reason}"), (0, 0, 0, 2)))
 
 
 def show_versions(console: Console, rows: list[Row]) -> None:

@@ -38,6 +38,12 @@ def test_a_level_is_a_line_with_its_limits_and_reasons(compared):
     assert table.splitlines()[-1] == "4 things in 1 cases, compared with NeMo 3.0.0."
 
 
+def test_many_reasons_for_nothing_are_not_told_and_one_reason_for_many_limits_is_told_once(compared):
+    rows = [Row("data", "a", PASSED, reason="counts"), Row("data", "b", PASSED, reason="copies")]
+    rows += [Row("data", str(limit), PASSED, 0.0, limit, "seeds") for limit in (0.25, 0.12, 0.2)]
+    assert columns(parity_table([compared(rows)]))[-1][3] == "0; 0.12 to 0.25: seeds"
+
+
 def test_failures_and_known_differences_are_counted(compared):
     rows = [Row("configuration", "a", PASSED), Row("configuration", "b", KNOWN), Row("loss", "loss", FAILED, 1.0)]
     configuration, loss = columns(parity_table([compared(rows)]))[2:]
