@@ -1,5 +1,6 @@
 """Versions of NeMo that are known to compute something else than 3.0.0, and how; found by `tools.parity.versions`."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +27,11 @@ class MaskRule:
 
     def is_short(self, length: int, block_size: int) -> bool:
         return self.max_mask_ratio is not None and block_size >= length * self.max_mask_ratio
+
+    def shifts_shrunk(self, length: int, block_size: int, mask_prob: float) -> bool:
+        """Whether blocks of such an utterance shrink, and are shifted by more than their size (no overlap)."""
+        blocks = math.ceil(round(length * mask_prob / block_size, 6))
+        return not self.shrunk_in_place and not self.is_short(length, block_size) and (blocks + 1) * block_size > length
 
 
 @dataclass(frozen=True)

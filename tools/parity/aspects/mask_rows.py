@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,7 +44,9 @@ class MaskPair:
 
     @property
     def rule(self) -> MaskRule:
-        return known_version(self.version).masks
+        """That of NeMo's version, with the ratio of the config."""
+        rule, ratio = known_version(self.version).masks, self.ours.facts["own"]["max_mask_ratio"]
+        return rule if rule.max_mask_ratio is None or ratio is None else replace(rule, max_mask_ratio=ratio)
 
     @property
     def variant(self) -> str:
@@ -140,9 +142,7 @@ class MaskPair:
         return bool(name == "overlap" and self.rule.fewer_starts and self.variant and not short)
 
     def shifts_shrunk(self, length: int) -> bool:
-        block_size, short = self.nemo.facts["block_size"], self.rule.is_short(length, self.nemo.facts["block_size"])
-        blocks = math.ceil(round(length * self.nemo.facts["mask_prob"] / block_size, 6))
-        return not self.rule.shrunk_in_place and not short and (blocks + 1) * block_size > length
+        return self.rule.shifts_shrunk(length, self.nemo.facts["block_size"], self.nemo.facts["mask_prob"])
 
     # on purpose
 

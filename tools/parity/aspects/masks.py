@@ -40,6 +40,8 @@ def measure(side: Side) -> Measured:
             masking.allow_overlap = allow_overlap
             drawn = exact(masking, lengths) | statistics(side, masking, lengths, fewer=variant == FEWER)
             tensors |= {f"{variant}{name}/{what}": tensor for what, tensor in drawn.items()}
+    if side.is_nemo:
+        settings["ratio_effect"] = ratio_effect(masking, lengths)
     unit = "steps" if is_post_conv(side) else "frames"
     return Measured(tensors, settings | {"lengths": lengths, "unit": unit, "own": own})
 
@@ -111,6 +113,15 @@ def exact(masking: nn.Module, lengths: list[int]) -> Levels:
     wrong = (masked != right).sum() + (masks != is_masked.unsqueeze(1)).sum()
     put_in = masked.transpose(1, 2)[is_masked][:1].flatten()
     return {"lengths": rows, "masks": is_masked, "put_in": put_in, "wrong": wrong}
+
+
+def ratio_effect(masking: nn.Module, lengths: list[int]) -> float:
+    """Share of frames that NeMo's `max_mask_ratio` decides on: masked otherwise by 0.2 than by 0.8."""
+    drawn = []
+    for ratio in (0.8, 0.2):
+        masking.max_mask_ratio = ratio
+        drawn.append(exact(masking, lengths)["masks"])
+    return (drawn[0] != drawn[1]).double().mean().item()
 
 
 def statistics(side: Side, masking: nn.Module, lengths: list[int], fewer: bool) -> Levels:

@@ -208,7 +208,7 @@ def test_a_side_that_masks_nothing_says_so(reference, monkeypatch, tmp_path):
     assert {"overlap, one seed", "overlap, 38 steps"} <= failed(rows)
 
 
-def as_nemo_26(record: Record) -> Record:
+def as_nemo_26(record: Record, ratio: float = 0.8) -> Record:
     """Ours with the rule of NeMo 2.6 in the place of NeMo 2.6: it begins a block at one place less, draws otherwise."""
     facts, tensors = record.measured["masks"].facts, record.measured["masks"].tensors
     mine = {
@@ -216,23 +216,34 @@ def as_nemo_26(record: Record) -> Record:
     }
     fewer, ruled = tensors["fewer starts/overlap/statistics"], mine["overlap/statistics"].clone()
     for row, length in enumerate(facts["lengths"]):
-        if facts["block_size"] < length * 0.8:
+        if facts["block_size"] < length * ratio:
             ruled[row] = fewer[row]
     mine["overlap/statistics"] = ruled
     return replace(record, origin={"nemo_version": "2.6.0"}, measured={"masks": Measured(mine, facts)})
 
 
-def test_the_short_rule_is_compared_with_nemo_26(monkeypatch, tmp_path):
-    asked = for_version(job(), "2.6.0")
-    nemo = as_nemo_26(measured(tmp_path, asked))
-    rows = list(masks.compare(measured(tmp_path, asked), nemo))
+@pytest.fixture(scope="module")
+def ruled(tmp_path_factory) -> Record:
+    """Our side as it is compared with NeMo 2.6."""
+    return measured(tmp_path_factory.mktemp("ruled"), for_version(job(), "2.6.0"))
+
+
+def test_the_short_rule_is_compared_with_nemo_26(ruled, monkeypatch, tmp_path):
+    rows = list(masks.compare(ruled, as_nemo_26(ruled)))
     assert failed(rows) == set()
     assert {row.what for row in rows if row.status == KNOWN} == {"the last start"}
     monkeypatch.setattr(masking, "SHORT_BLOCK", 2)
-    rows = list(masks.compare(measured(tmp_path, asked), nemo))
+    rows = list(masks.compare(measured(tmp_path, ruled.job), as_nemo_26(ruled)))
     assert {"overlap, short utterances", "no overlap, short utterances", "seeded overlap, 5 steps"} <= failed(rows)
 
 
-def test_without_the_short_rule_nemo_26_differs(tmp_path):
-    nemo = as_nemo_26(measured(tmp_path, for_version(job(), "2.6.0")))
-    assert "overlap, short utterances" in failed(list(masks.compare(measured(tmp_path, job()), nemo)))
+def test_without_the_short_rule_nemo_26_differs(ruled, tmp_path):
+    rows = list(masks.compare(measured(tmp_path, job()), as_nemo_26(ruled)))
+    assert "overlap, short utterances" in failed(rows)
+
+
+def test_the_ratio_of_the_config_decides_what_is_short_for_nemo_26(ruled, tmp_path):
+    asked = replace(ruled.job, own_options={"masking.max_mask_ratio": 0.5})
+    ours = measured(tmp_path, asked)
+    assert failed(list(masks.compare(ours, as_nemo_26(ours, ratio=0.5)))) == set()
+    assert "overlap, short utterances" in failed(list(masks.compare(ours, as_nemo_26(ruled))))

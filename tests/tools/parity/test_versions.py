@@ -1,0 +1,123 @@
+"""What is said of two versions of NeMo, shown on records of ours in their places; NeMo's own are in tests/parity."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tools.parity.aspects import masks
+from tools.parity.known_versions import for_version
+from tools.parity.records import Job, Measured, Record, kept, save
+from tools.parity.rows import KNOWN, PASSED, Row
+from tools.parity.side import Side
+from tools.parity.versions import differences, version_notes
+
+CASE = "model_post_conv_1_book"
+ARGUMENTS = {"encoder": {"d_model": {"value": 16, "held": 16}}}
+
+
+def record(folder, version: str, effect: float = 0.0, variant: str = "", arguments: dict = ARGUMENTS) -> Record:
+    """Ours in the place of NeMo `version`: with the short rule of 2.6 where the variant says so."""
+    job = replace(for_version(kept(CASE).job, "2.6.0"), aspects=("masks", "computation", "configuration"))
+    measured = masks.measure(Side("ours", job, folder))
+    tensors = {k.removeprefix(variant): v for k, v in measured.tensors.items() if k.startswith(variant)}
+    parts = {
+        "masks": Measured(tensors, measured.facts | {"ratio_effect": effect}),
+        "computation": kept(CASE).measured["computation"],
+        "configuration": Measured(facts={"arguments": arguments}),
+    }
+    return Record(job, {"nemo_version": version}, parts)
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory) -> Record:
+    return record(tmp_path_factory.mktemp("new"), "3.0.0")
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory) -> Record:
+    return record(tmp_path_factory.mktemp("old"), "2.6.0", effect=0.05, variant="short rule/")
+
+
+def by_what(rows: list[Row]) -> dict[str, Row]:
+    assert {row.level for row in rows} == {"NeMo versions"}
+    assert {row.status for row in rows} <= {KNOWN, PASSED}  # no difference between versions of NeMo is our failure
+    return {row.what: row for row in rows}
+
+
+def test_equal_records_differ_in_nothing(new):
+    rows = by_what(list(differences([new], [new])))
+    assert {row.status for row in rows.values()} == {PASSED}
+    assert set(rows) == {"masks, overlap", "masks, no overlap", "arguments", "computation"}
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_rule_for_short_utterances_is_told_with_numbers(new, old, swapped):
+    rows = by_what(list(differences([old], [new]) if swapped else differences([new], [old])))
+    short = rows["masks, overlap: short utterances"]
+    assert short.status == KNOWN and short.error > short.limit
+    assert (
+        "2 steps: 0.0% masked instead of 100.0%" if swapped else "2 steps: 100.0% masked instead of 0.0%"
+    ) in short.detail
+    assert short.reason.startswith("NeMo 2.6.0 holds utterances")
+    ratio = rows["masking.max_mask_ratio"]
+    assert ratio.reason.startswith("NeMo 2.6.0 masks by it, NeMo 3.0.0 takes it and ignores it")
+    assert rows["masks, overlap"].detail == "no difference at 7, 9, 12, 38, 125, 250 steps"
+
+
+def test_a_difference_that_no_version_is_known_for_is_told_too(new, old):
+    strange = replace(old, origin={"nemo_version": "2.9.0"})
+    rows = by_what(list(differences([new], [strange])))
+    assert rows["masks, overlap: something else"].reason == "tools/parity/known_versions.py knows of no reason"
+
+
+def test_what_only_one_version_takes_is_told(new):
+    more = {"encoder": {"d_model": {"value": 16, "held": 17}, "style": {"value": "regular"}}}
+    measured = new.measured | {"configuration": Measured(facts={"arguments": more})}
+    rows = by_what(list(differences([new], [replace(new, origin={"nemo_version": "9.0"}, measured=measured)])))
+    assert rows["encoder.style"].reason == "only NeMo 9.0 takes it"
+    assert rows["encoder.d_model"].detail == "17 instead of 16"
+
+
+def test_of_what_is_computed_otherwise_the_first_level_is_told(new):
+    computed = new.measured["computation"]
+    changed = {
+        name: tensor * 1.1 if name.startswith(("layer/", "loss/")) else tensor
+        for name, tensor in computed.tensors.items()
+    }
+    measured = new.measured | {"computation": replace(computed, tensors=changed)}
+    rows = by_what(list(differences([new], [replace(new, measured=measured)])))
+    assert [what for what, row in rows.items() if row.status == KNOWN] == [f"{CASE}: layer/0"]
+
+
+class FakeNemo:
+    """Answers with records that are there."""
+
+    def __init__(self, version: str, answers: dict[str, Record]):
+        self.nemo_version, self.answers, self.asked = version, answers, []
+
+    def record(self, job: Job) -> Record:
+        self.asked.append(job)
+        return self.answers[job.name]
+
+
+def test_notes_ask_for_the_kept_jobs_with_their_weights(new, old, tmp_path):
+    save(new, tmp_path / f"{CASE}.safetensors")
+    nemo = FakeNemo("2.6.0", {CASE: old})
+    assert "masks, overlap: short utterances" in by_what(version_notes(nemo, tmp_path))
+    (asked,) = nemo.asked
+    assert asked.aspects == ("computation", "configuration", "masks")
+    assert all(torch.equal(value, new.job.start[name]) for name, value in asked.start.items())
+
+
+def test_the_version_of_the_records_has_nothing_to_note(new, tmp_path):
+    save(new, tmp_path / f"{CASE}.safetensors")
+    nemo = FakeNemo("3.0.0", {})
+    assert version_notes(nemo, tmp_path) == []
+    assert nemo.asked == []
+
+
+def test_a_version_that_is_not_known_says_so(new, tmp_path):
+    save(new, tmp_path / f"{CASE}.safetensors")
+    rows = by_what(version_notes(FakeNemo("2.9.1", {CASE: new}), tmp_path))
+    assert rows["NeMo 2.9.1"].reason == "not one of the versions known here (2.6, 3.0): compared as NeMo 3.0"
