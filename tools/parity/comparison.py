@@ -43,7 +43,7 @@ def in_norm(got: Tensor, expected: Tensor, largest_norm: float) -> float:
 
 COUNTED = "counts and indices have no rounding"
 ROUNDED = "float32 rounds at 6e-8; matrix products of another order add up to some 1e-6 per layer"
-TRAINED = "as above, and normalised by statistics of the batch"
+TRAINED = "as in evaluation, and normalised by statistics of the batch"
 KINKED = "rounding flips single ReLUs on their way back, which moves single entries: the norm is compared"
 TOLERANCES = {
     "length": Tolerance(unequal, 0.0, COUNTED),

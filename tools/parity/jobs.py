@@ -8,15 +8,19 @@ from tools.parity.own_config import DEFAULT
 from tools.parity.own_job import own_job
 from tools.parity.records import Job
 
-ENCODER_ASPECTS = ("computation",)
-MODEL_ASPECTS = ("computation",)
+ENCODER_ASPECTS = ("configuration", "parameters", "computation")
+MODEL_ASPECTS = ("configuration", "parameters", "masks", "computation", "files")
+OF_NO_MODEL = ("shipped_config", "data")  # the same for every model, so they are compared once, with the first
+FIRST_MODEL = "model_pre_conv_1_book"
+WITH_MASKS = ("default", "plain", "post_conv")  # of the live cases, which mask alike otherwise
 
 
 def kept_job(name: str) -> Job:
     """The job of a case. An encoder's features, which need NeMo, are made on its side."""
     case = CASES[name]
     if case.is_model:
-        return Job(name, case, MODEL_ASPECTS, make_audio() | {"masks": make_masks()}, brief_trace=True)
+        aspects = OF_NO_MODEL + MODEL_ASPECTS if name == FIRST_MODEL else MODEL_ASPECTS
+        return Job(name, case, aspects, make_audio() | {"masks": make_masks()}, brief_trace=True)
     return Job(name, case, ENCODER_ASPECTS, make_audio(SEED + 1), brief_trace=True)
 
 
@@ -74,7 +78,8 @@ LIVE: dict[str, dict] = {  # what each changes in REDUCED: keys of `model`
 
 def live_job(name: str) -> Job:
     overrides = [as_override(key, value) for key, value in (REDUCED | LIVE[name]).items()]
-    return own_job(DEFAULT, overrides, aspects=MODEL_ASPECTS, name=f"live_{name}")
+    aspects = [aspect for aspect in MODEL_ASPECTS if aspect != "masks" or name in WITH_MASKS]
+    return own_job(DEFAULT, overrides, aspects=aspects, name=f"live_{name}")
 
 
 def as_override(key: str, value: object) -> str:
