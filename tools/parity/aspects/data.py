@@ -18,6 +18,7 @@ from tools.parity.data.scenes import (
     NUM_ITEMS,
     SCENES,
     YOURS,
+    Scene,
     sample_rate_of,
     section_of,
     user_section,
@@ -76,8 +77,8 @@ def compare(ours: Record, nemo: Record) -> Iterator[Row]:
     for name in (*SCENES, YOURS):
         if name == YOURS and nemo.job.manifest is None:
             continue
-        module = SCENES[name].module if name in SCENES else "data.collate"
-        yield from compare_scene(name, part(name, ours), part(name, nemo), step, module, is_users=name == YOURS)
+        scene = SCENES.get(name, Scene(YOURS))
+        yield from compare_scene(name, scene, part(name, ours), part(name, nemo), step, is_users=name == YOURS)
     yield from not_compared(nemo)
     for name, (_, compare_draws, module) in DRAWN.items():
         sides = part(name, ours), part(name, nemo)

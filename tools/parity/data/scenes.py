@@ -11,6 +11,8 @@ from tools.parity.side import Side
 
 NUM_ITEMS, NUM_BATCHES = 16, 3  # of a user's manifest
 YOURS = "your manifest"
+DECODED, PADDED = "data.audio_to_text", "data.padding"  # modules
+RESAMPLED, PLACED = "parts.preprocessing.segment", "parts.preprocessing.audio_file"  # the first also mixes down, trims
 AUGMENTOR = f"{NEMO}modules.ssl_modules.MultiSpeakerNoiseAugmentation"
 SECTION = {
     "batch_size": 2,
@@ -36,7 +38,8 @@ DETERMINED = {
 class Scene:
     """manifest, noise: names in `files.MANIFESTS`.  options: in the data section.  num_items, num_batches: at most.
 
-    module: which a batch that differs points at.
+    item_modules: for each item, the one that makes it what it is, and is to blame where it is the first that differs.
+    module: the same for batches.
     """
 
     manifest: str
@@ -44,6 +47,7 @@ class Scene:
     noise: str | None = None
     num_items: int = 8
     num_batches: int = 4
+    item_modules: tuple[str, ...] = ()
     module: str = "data.collate"
 
 
@@ -54,10 +58,10 @@ def mixed(manifest: str, **changes) -> Scene:
 
 
 SCENES: dict[str, Scene] = {
-    "speech": Scene("speech", noise="short noise"),  # formats, rates and places; some are too short or too long
-    "trimmed": Scene("silent ends", {"trim_silence": True}, num_batches=0),
-    "channel 1": Scene("stereo", {"channel_selector": 1}, num_batches=0),
-    "all channels": Scene("stereo", {"channel_selector": None}, num_batches=0),
+    "speech": Scene("speech", noise="short noise", item_modules=(DECODED, RESAMPLED, RESAMPLED, PLACED, PADDED)),
+    "trimmed": Scene("silent ends", {"trim_silence": True}, num_batches=0, item_modules=(RESAMPLED,)),
+    "channel 1": Scene("stereo", {"channel_selector": 1}, num_batches=0, item_modules=(RESAMPLED,)),
+    "all channels": Scene("stereo", {"channel_selector": None}, num_batches=0, item_modules=(RESAMPLED,)),
     "last batch dropped": Scene("speech", {"drop_last": True}, num_items=0, num_batches=1),
     "mixed with noise": mixed("speech"),
     "mixed with a talker": mixed("alike", noise_ratio=0.0),

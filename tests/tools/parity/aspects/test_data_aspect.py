@@ -11,7 +11,7 @@ import soxr
 from torch.nn.utils.rnn import pad_sequence
 
 import data.ssl_dataset
-from data import audio_to_text, collate, noise, noisy_speech
+from data import collate, noise, noisy_speech
 from modules.ssl_modules import augmentation
 from modules.ssl_modules.augmentation import SpeakerNoiseAugmentation
 from parts.preprocessing import segment
@@ -72,13 +72,13 @@ def first_channel_only(patch: Patch) -> None:
 
 
 def offset_left_out(patch: Patch) -> None:
-    load = audio_to_text.load_audio
-    patch.setattr(audio_to_text, "load_audio", lambda source, rate, offset, **rest: load(source, rate, **rest))
+    decode = segment.decode
+    patch.setattr(segment, "decode", lambda source, offset, duration, mix: decode(source, 0.0, duration, mix))
 
 
 def duration_left_out(patch: Patch) -> None:
-    load = audio_to_text.load_audio
-    patch.setattr(audio_to_text, "load_audio", lambda source, rate, duration, **rest: load(source, rate, **rest))
+    decode = segment.decode
+    patch.setattr(segment, "decode", lambda source, offset, duration, mix: decode(source, offset, None, mix))
 
 
 def silence_kept(patch: Patch) -> None:
@@ -218,39 +218,40 @@ def silence_in_place_of_stereo(patch: Patch) -> None:
 
 @dataclass(frozen=True)
 class Seen:
-    """A mutation, and the first row that fails of it."""
+    """A mutation, the first row that fails of it, and the module that this row blames."""
 
     mutation: Callable[[Patch], None]
     what: str
+    module: str
 
 
 SEEN = [
-    Seen(resampled_quickly, "speech item 1: audio"),
-    Seen(first_channel_only, "speech item 2: audio"),
-    Seen(silence_in_place_of_stereo, "speech item 2"),
-    Seen(offset_left_out, "speech item 3: audio"),
-    Seen(duration_left_out, "speech item 3: audio"),
-    Seen(silence_kept, "trimmed item 0: audio"),
-    Seen(short_audio_padded_with_zeros, "speech item 4: audio"),
-    Seen(bounds_excluded, "speech: number of items"),
-    Seen(lower_bound_excluded, "speech: number of items"),
-    Seen(manifest_backwards, "speech item 0: audio"),
-    Seen(lengths_off_by_one, "speech item 0: audio_len"),
-    Seen(padding_of_another_value, "speech batch 0: audio"),
-    Seen(lengths_of_another_type, "speech batch 0: audio_len"),
-    Seen(noise_left_out, "speech batch 0: noisy_audio"),
-    Seen(noise_in_the_target, "speech batch 0: audio"),
-    Seen(one_decibel_louder, "mixed with noise batch 0: noise"),
-    Seen(augmentor_never_applied, "mixed with noise batch 0: noise"),
-    Seen(noise_in_place_of_talkers, "mixed with a talker batch 0: noise"),
-    Seen(all_are_mixed, "mixing, as in NEST: share of items"),
-    Seen(segments_at_the_start, "mixing, as in NEST: first sample"),
-    Seen(noise_from_its_start, "noise: where a piece begins"),
-    Seen(noise_twice_as_loud, "speech item 0: noise"),
-    Seen(first_noise_always, "noise: share of a long file"),
-    Seen(silence_left_silent, "noise: level of a silent file, dB"),
-    Seen(silence_by_the_sum, "noise: file of zero mean"),
-    Seen(offset_of_noise_left_out, "noise: piece of a file"),
+    Seen(resampled_quickly, "speech item 1: audio", "parts.preprocessing.segment"),
+    Seen(first_channel_only, "speech item 2: audio", "parts.preprocessing.segment"),
+    Seen(silence_in_place_of_stereo, "speech item 2", "parts.preprocessing.segment"),
+    Seen(offset_left_out, "speech item 3: audio", "parts.preprocessing.audio_file"),
+    Seen(duration_left_out, "speech item 3: audio", "parts.preprocessing.audio_file"),
+    Seen(silence_kept, "trimmed item 0: audio", "parts.preprocessing.segment"),
+    Seen(short_audio_padded_with_zeros, "speech item 4: audio", "data.padding"),
+    Seen(bounds_excluded, "speech: number of items", "parts.preprocessing.manifest"),
+    Seen(lower_bound_excluded, "speech: number of items", "parts.preprocessing.manifest"),
+    Seen(manifest_backwards, "speech item 0: audio", "data.audio_to_text"),
+    Seen(lengths_off_by_one, "speech item 0: audio_len", "data.noisy_speech"),
+    Seen(padding_of_another_value, "speech batch 0: audio", "data.collate"),
+    Seen(lengths_of_another_type, "speech batch 0: audio_len", "data.collate"),
+    Seen(noise_left_out, "speech batch 0: noisy_audio", "data.collate"),
+    Seen(noise_in_the_target, "speech batch 0: audio", "data.collate"),
+    Seen(one_decibel_louder, "mixed with noise batch 0: noise", "modules.ssl_modules.augmentation"),
+    Seen(augmentor_never_applied, "mixed with noise batch 0: noise", "modules.ssl_modules.augmentation"),
+    Seen(noise_in_place_of_talkers, "mixed with a talker batch 0: noise", "modules.ssl_modules.augmentation"),
+    Seen(all_are_mixed, "mixing, as in NEST: share of items", "modules.ssl_modules.augmentation"),
+    Seen(segments_at_the_start, "mixing, as in NEST: first sample", "modules.ssl_modules.augmentation"),
+    Seen(noise_from_its_start, "noise: where a piece begins", "data.noise"),
+    Seen(noise_twice_as_loud, "speech item 0: noise", "data.noise"),
+    Seen(first_noise_always, "noise: share of a long file", "data.noise"),
+    Seen(silence_left_silent, "noise: level of a silent file, dB", "data.noise"),
+    Seen(silence_by_the_sum, "noise: file of zero mean", "data.noise"),
+    Seen(offset_of_noise_left_out, "noise: piece of a file", "data.noise"),
 ]
 
 
@@ -258,5 +259,5 @@ SEEN = [
 def test_the_comparison_sees(seen, record, monkeypatch, tmp_path):
     seen.mutation(monkeypatch)
     failed = compare_with(record, tmp_path).failed
-    assert failed[0].what == seen.what
+    assert (failed[0].what, failed[0].module) == (seen.what, seen.module)
     assert all(row.status == FAILED and row.detail and row.module for row in failed)
