@@ -1,56 +1,42 @@
-"""Seconds until a NEST model class is imported, here and in NeMo, above what torch and Lightning cost in both.
+"""Seconds until a NEST model class is imported, here and in NeMo, and how many of them torch and Lightning cost.
 
     python tools/import_time.py [--nemo-python PATH] [--runs 5]
 
-Each figure is the wall time of a fresh Python process; the programs take turns, so that a drift of the machine's speed
-meets all of them. PATH is the Python of an environment with NeMo; without it only this project is measured.
+Each figure is of a fresh Python process; the sides take turns, so that a drift of the machine's speed meets both. PATH
+is the Python of an environment with NeMo; without it only this project is measured.
 """
 
 import argparse
-import statistics
-import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-BASE = "import torch, lightning.pytorch"
-OURS = f"{BASE}, models.ssl_models"
-NEMO = f"{BASE}, nemo.collections.asr.models.ssl_models"
-BASE_HERE, BASE_NEMO = "torch and lightning", "torch and lightning, NeMo's environment"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.benchmark.figures import Figure, Sides, Values, repeat, spread
+from utils.errors import one_line_errors
+
+SIDE = "tools.parity.speed_side"
 
 
-def main() -> None:
+def import_figures(sides: Sides, repetition: int) -> Iterator[tuple[Figure, Values]]:
+    """How long each side's process, which must not have started yet, takes to import what it needs."""
+    seconds = sides("imports", repetition)
+    yield Figure("import of the model class", "s", False), {side: sum(x.values()) for side, x in seconds.items()}
+    yield Figure("of it torch and Lightning", "s", False), {side: x["base"] for side, x in seconds.items()}
+    yield Figure("of it the rest", "s", False), {side: x["model"] for side, x in seconds.items()}
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nemo-python", help="Python of an environment with NeMo")
     parser.add_argument("--runs", type=int, default=5)
-    args = parser.parse_args()
-    programs = {BASE_HERE: (sys.executable, BASE), "nest-ssl": (sys.executable, OURS)}
-    if args.nemo_python:
-        programs[BASE_NEMO] = (args.nemo_python, BASE)
-        programs["NeMo"] = (args.nemo_python, NEMO)
-    for python, code in programs.values():
-        seconds_of(python, code)  # once unmeasured: files come into the page cache
-    seconds = {name: [] for name in programs}
-    for _ in range(args.runs):
-        for name, program in programs.items():
-            seconds[name].append(seconds_of(*program))
-    for name, values in seconds.items():
-        print(f"{name:42s} median {statistics.median(values):5.2f} s  ({min(values):.2f} to {max(values):.2f})")
-    print(f"nest-ssl beyond torch and lightning: {beyond(seconds, 'nest-ssl', BASE_HERE):.2f} s")
-    if args.nemo_python:
-        print(f"NeMo beyond them: {beyond(seconds, 'NeMo', BASE_NEMO):.2f} s")
-
-
-def seconds_of(python: str, code: str) -> float:
-    started = time.perf_counter()
-    subprocess.run([python, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - started
-
-
-def beyond(seconds: dict[str, list[float]], name: str, base: str) -> float:
-    """Median over the rounds of the difference within one round."""
-    return statistics.median(a - b for a, b in zip(seconds[name], seconds[base]))
+    args = parser.parse_args(arguments)
+    pythons = {"ours": sys.executable} | ({"nemo": args.nemo_python} if args.nemo_python else {})
+    with one_line_errors(2):
+        repeat(pythons, SIDE, 1, import_figures)  # unmeasured: files come into the system's cache
+        for figure in repeat(pythons, SIDE, args.runs, import_figures):
+            print(f"{figure.name:26s} nest-ssl {spread(figure.ours):22s} NeMo {spread(figure.nemo):22s} {figure.unit}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Figures of both sides, repetition by repetition, and the two processes that give them in turn."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from tools.side_process import SideProcess
+
+Values = dict[str, float | None]  # side -> figure; None: it couldn't be told
 
 
 @dataclass
@@ -22,8 +24,8 @@ class Figure:
     nemo: list[float] = field(default_factory=list)
     note: str = ""
 
-    def add(self, values: Mapping[str, float | None]) -> None:
-        """What a repetition gave, by side; None: it couldn't be told."""
+    def add(self, values: Values) -> None:
+        """What a repetition gave."""
         for side, figures in (("ours", self.ours), ("nemo", self.nemo)):
             if values.get(side) is not None:
                 figures.append(values[side])
@@ -75,3 +77,21 @@ class Sides:
     def __exit__(self, *exception) -> None:
         for process in self.processes.values():
             process.__exit__()
+
+
+def repeat(
+    pythons: Mapping[str, str],
+    module: str,
+    repetitions: int,
+    once: Callable[[Sides, int], Iterable[tuple[Figure, Values]]],
+) -> list[Figure]:
+    """Figures over all repetitions, each of which has fresh processes.
+
+    once: gives each figure, still empty, and its values of a repetition.
+    """
+    figures: dict[str, Figure] = {}
+    for repetition in range(repetitions):
+        with Sides(pythons, module) as sides:
+            for figure, values in once(sides, repetition):
+                figures.setdefault(figure.name, figure).add(values)
+    return [*figures.values()]
