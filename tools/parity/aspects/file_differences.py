@@ -1,6 +1,7 @@
 """What two models or files have otherwise: tensors by their digests, options of modules, keys of configurations."""
 
 import hashlib
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,13 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def settings(model: nn.Module) -> Facts:
-    """Every plain public attribute of every module: block sizes, strides, thresholds."""
+def settings(model: nn.Module, besides: Set[str] = frozenset()) -> Facts:
+    """Every plain public attribute of every module, block sizes, strides, thresholds; but for the names `besides`."""
     return {
         f"{name}.{key}".lstrip("."): value
         for name, module in model.named_modules()
         for key, value in vars(module).items()
-        if not key.startswith("_") and key not in NO_OPTIONS and isinstance(value, PLAIN)
+        if not key.startswith("_") and key not in {*NO_OPTIONS, *besides} and isinstance(value, PLAIN)
     }
 
 

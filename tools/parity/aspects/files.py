@@ -117,10 +117,11 @@ def open_file(side: Side, model: nn.Module, path: Path, tensors: Levels, name: s
     opened = FORMATS[path.suffix].open(side, path)
     if side.repairs:
         add_missing_transpose(opened)
+    own = {key.rpartition(".")[2] for key in side.job.own_options}  # NeMo's files hold none of them
     facts = {
         "state": digests(opened.state_dict()),
         "config": OmegaConf.to_container(OmegaConf.create(opened.cfg), resolve=True),
-        "changed": changes(settings(model), settings(opened)),
+        "changed": changes(settings(model, own), settings(opened, own)),
     }
     return facts | attempt(note_log_probs, side, opened, tensors, name)
 
