@@ -183,7 +183,8 @@ def seed_everything(seed: int) -> None:
 
 def shift_weights(module: nn.Module, seed: int) -> None:
     """Move trained parameters and batch-norm statistics off their initial values, many of which are zeros and ones
-    that would hide what they act on (biases of positions, shifts of norms)."""
+    that would hide what they act on (biases of positions, shifts of norms); and codes off unit length, which would
+    hide whether what they are compared with is normalised."""
     rng = np.random.default_rng(seed)
     with torch.no_grad():
         for name, value in sorted(module.state_dict(keep_vars=True).items()):
@@ -191,6 +192,8 @@ def shift_weights(module: nn.Module, seed: int) -> None:
                 value += 0.1 * torch.from_numpy(rng.standard_normal(tuple(value.shape))).to(value.dtype)
             elif name.endswith("running_mean"):
                 value += 0.2 * torch.from_numpy(rng.standard_normal(tuple(value.shape))).to(value.dtype)
+            elif name.endswith("codebooks"):
+                value *= torch.from_numpy(rng.uniform(0.7, 1.3, (*value.shape[:-1], 1))).to(value.dtype)
             elif name.endswith("running_var"):
                 value *= torch.from_numpy(rng.uniform(0.5, 1.5, tuple(value.shape))).to(value.dtype)
 

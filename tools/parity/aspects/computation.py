@@ -1,10 +1,11 @@
 """Features to parameters after the last optimizer step: what a model computes from the same weights and inputs."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tools.parity.comparison import compare_levels
 from tools.parity.levels import measure as measure_levels
-from tools.parity.records import Measured, Record
+from tools.parity.records import Measured, Record, copy_weights
 from tools.parity.rows import FAILED, KNOWN, NOT_RUN, Row
 from tools.parity.side import Side
 from tools.parity.ties import settle_ties
@@ -18,8 +19,9 @@ def measure(side: Side) -> Measured:
     """Levels and trace. What raises is noted, with the module in which it did; what came before it stays."""
     levels, trace, facts = {}, Trace(brief=side.job.brief_trace), {"repairs": side.repairs, "classes": {}}
     try:
-        module = side.build()
+        module = side.fresh()
         facts["classes"] = class_names(module)
+        copy_weights(side.job.start, module)
         measure_levels(side.case, module, side.job.inputs, levels, trace, side.job.until)
     except Exception as error:
         facts["raised"] = f"{type(error).__name__}: {error}"
@@ -48,7 +50,10 @@ def compare(ours: Record, nemo: Record) -> Iterator[Row]:
     raised_here, raised_there = (record.measured[NAME].facts.get("raised") for record in (ours, nemo))
     if raised_there:
         got = {name: tensor for name, tensor in got.items() if name in expected}
-    yield from settle_ties(compare_levels(got, expected), got, expected, nemo.job, trace_of(nemo))
+    missing = () if raised_here is None else set(expected) - set(got)
+    for row in settle_ties(compare_levels(got, expected), got, expected, nemo.job, trace_of(nemo)):
+        lost = f"{row.level}/{row.what}" in missing
+        yield replace(row, status=NOT_RUN, error=0.0, reason="ours raised before", detail="") if lost else row
     for repair in nemo.measured[NAME].facts.get("repairs", ()):
         yield Row("computation", "NeMo repaired", KNOWN, reason=repair)
     if raised_there:

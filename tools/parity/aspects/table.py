@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tools.parity.aspects import computation, configuration, data, files, masks, parameters, shipped_config
 from tools.parity.records import Measured, Record
-from tools.parity.rows import NOT_RUN, Row
+from tools.parity.rows import FAILED, NOT_RUN, Row
 from tools.parity.side import Side, origin
 
 CANT_BUILD = "NeMo itself can't build this model, so there is nothing to compare with"
@@ -18,6 +18,8 @@ class Aspect:
     measure: Callable[[Side], Measured]
     compare: Callable[[Record, Record], Iterator[Row]]
 
+
+RAISED = "raised in an aspect"
 
 ASPECTS: dict[str, Aspect] = {
     "shipped_config": Aspect(shipped_config.measure, shipped_config.compare),
@@ -32,12 +34,26 @@ ASPECTS: dict[str, Aspect] = {
 
 def measure(side: Side) -> Record:
     """All aspects of the side's job."""
-    measured = {name: ASPECTS[name].measure(side) for name in side.job.aspects}
+    measured = {name: attempt(name, side) for name in side.job.aspects}
     return Record(side.job, origin(side.name), measured)
+
+
+def attempt(name: str, side: Side) -> Measured:
+    """An aspect in which our side raises is one that differs; where NeMo's does, there is nothing to compare with."""
+    try:
+        return ASPECTS[name].measure(side)
+    except Exception as error:
+        if side.is_nemo:
+            raise
+        return Measured(facts={RAISED: f"{type(error).__name__}: {error}"})
 
 
 def compare(ours: Record, nemo: Record) -> Iterator[Row]:
     if nemo.raised:
         yield Row("computation", "NeMo raised", NOT_RUN, reason=CANT_BUILD, detail=nemo.raised)
     for name in nemo.job.aspects:
-        yield from ASPECTS[name].compare(ours, nemo)
+        raised = ours.measured[name].facts.get(RAISED)
+        if raised:
+            yield Row(name, "ours raised", FAILED, reason="NeMo runs this", detail=raised)
+        else:
+            yield from ASPECTS[name].compare(ours, nemo)

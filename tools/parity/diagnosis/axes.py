@@ -74,7 +74,10 @@ class Axes:
         call = self.nemo.find(phase, name)
         if call is None:
             return None
-        frames, steps = self.nemo.input(call, "lengths"), self.nemo.output(call, 1)
+        frames = self.nemo.input(call, "lengths")
+        if frames is None:  # without subsampling there is nothing but a projection
+            return None
+        steps = self.nemo.output(call, 1)
         widest_frames, widest_steps = self.nemo.input(call, "x").shape[1], self.nemo.output(call, 0).shape[1]
         if size in (widest_steps, widest_frames):
             return steps if size == widest_steps else frames

@@ -122,12 +122,9 @@ def missing_mask(evidence: Evidence) -> str | None:
                 f"missing padding mask: {x.place} doesn't hide {int(lacking.sum())} entries of padding that NeMo's does"
             )
         return None
-    if not evidence.is_call or evidence.culprit.phase == TRAINING:
+    if not evidence.is_call or evidence.culprit.phase == TRAINING or not evidence.right_without_padding():
         return None
-    quiet, noisy = evidence.replay(), evidence.replay(noisy_padding=True)
-    if quiet is None or not evidence.differ(noisy, quiet):
-        return None
-    return "missing padding mask: what stands behind the end of an utterance changes what the module gives before it"
+    return "missing padding mask: without the padding behind it, an utterance alone comes out as NeMo's"
 
 
 def is_padding_only(entries: Tensor, lengths: Tensor) -> bool:
@@ -196,13 +193,16 @@ def branch_factor(evidence: Evidence) -> str | None:
     x = evidence.handed
     if x is None:
         return None
-    start = evidence.pair.nemo.input(evidence.culprit.nemo, "x")
-    if start is None or start.shape != x.expected.shape or not x.expected.is_floating_point():
-        return None
-    ratio = constant_ratio(x.got - start, x.expected - start, within=1e-3)
-    if ratio is None or abs(ratio - 1) < 0.01:
-        return None
-    return f"constant factor: what is added in front of {x.place} is NeMo's times {in_words(ratio, evidence)}"
+    nemo = evidence.pair.nemo
+    inside = [c for c in nemo.calls if is_child(c.module, f"{evidence.culprit.module}.")]
+    for call in [evidence.culprit.nemo, *(c for c in inside if c.phase == evidence.culprit.phase)]:
+        start = nemo.input(call, "x")
+        if start is None or start.shape != x.expected.shape or not x.expected.is_floating_point():
+            continue
+        ratio = constant_ratio(x.got - start, x.expected - start, within=1e-4)
+        if ratio is not None and abs(ratio - 1) > 0.01:
+            return f"constant factor: what is added in front of {x.place} is NeMo's times {in_words(ratio, evidence)}"
+    return None
 
 
 def constant_ratio(got: Tensor, expected: Tensor, within: float = CLOSE) -> float | None:

@@ -32,7 +32,7 @@ class Culprit:
     """call, ours: the module's call on NeMo's side and on ours.  port: which of its outputs, from 0.
 
     class_name: the module's class.  owner: the class of this project that the module is one of or stands in.
-    error: in units of NeMo's largest entry.  detail: where, and both values.  reason: how it was found.
+    error: in `unit`, or in that of the row it was found by.  detail: where, and both values.  reason: how it was found.
     """
 
     module: str
@@ -45,6 +45,7 @@ class Culprit:
     port: int = 0
     owner: str = ""
     reason: str = DIVERGES
+    unit: str = "of NeMo's largest entry"
 
 
 class Pair:

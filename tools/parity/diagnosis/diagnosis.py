@@ -1,5 +1,6 @@
 """What a failed comparison is blamed on: a module, and what its mistake looks like."""
 
+import re
 from collections.abc import Sequence
 
 from tools.parity.aspects import computation
@@ -9,6 +10,7 @@ from tools.parity.diagnosis.culprit import RAISED, Culprit, Pair
 from tools.parity.diagnosis.unseen import Unseen
 from tools.parity.records import Record
 from tools.parity.rows import FAILED, Row
+from tools.parity.trace import ROOT
 
 FORWARD = LEVELS[: LEVELS.index("training_loss")]  # what calls of modules show
 
@@ -26,19 +28,23 @@ def diagnose(ours: Record, nemo: Record, rows: Sequence[Row]) -> tuple[Culprit |
 def find_culprit(ours: Record, pair: Pair, rows: Sequence[Row], first: Row) -> Culprit | None:
     """By the calls of the modules; where all agree, by what raised, by what fails first, by how errors grow."""
     unseen = Unseen(pair, rows, ours.job.case.config.get("optim") or {})
-    if first.module and first.level not in LEVELS:
-        return unseen.culprit()
     raised = ours.measured[computation.NAME].facts.get("raised")
-    found = pair.culprit() or (raised and (pair.raised_in(raised) or not_built(ours, raised)))
+    found = pair.culprit() or (raised and (pair.raised_in(raised) or not_built(pair, ours, raised)))
     if found:
         return found
     return (pair.amplifier() if first.level in FORWARD else None) or unseen.culprit()
 
 
-def not_built(ours: Record, message: str) -> Culprit:
-    """Our side raised outside of all modules: when it was built, given its weights, or in a step of training."""
-    class_path = ours.job.case.class_path
-    return Culprit("(model)", class_path, "", float("inf"), message, owner=class_path, reason=RAISED)
+def not_built(pair: Pair, ours: Record, message: str) -> Culprit:
+    """Our side raised outside of all modules: when it was built, given its weights, or in a step of training.
+
+    The module is the one whose weights the message names, if it names some.
+    """
+    named = [name for name in re.findall(r"\w[\w.]*\.\w+", message) if name.rpartition(".")[0] in pair.classes]
+    module = named[0].rpartition(".")[0] if named else ROOT
+    class_path = pair.class_of(module) or ours.job.case.class_path
+    owner = pair.owner_of(module) or class_path
+    return Culprit(module or ROOT, class_path, "", float("inf"), message, owner=owner, reason=RAISED)
 
 
 def classes_of(record: Record) -> dict[str, str]:

@@ -104,15 +104,15 @@ class Evidence:
     def model(self) -> nn.Module:
         return Side("ours", self.ours.job, Path()).build()
 
-    def replay(self, seed: int = 0, noisy_padding: bool = False) -> list[Tensor] | None:
-        """What our module gives for NeMo's inputs of the call; None where it can't be called from those alone.
+    def replay(self, seed: int = 0, alone: int | None = None) -> list[Tensor] | None:
+        """What our module gives for the inputs of its call; None where it can't be called from those alone.
 
-        noisy_padding: other numbers where the inputs are padding.
+        alone: only this utterance of the batch, without its padding.
         """
         if not self.is_call or (self.culprit.module == ROOT and self.ours.job.case.is_model):
             return None
         module = self.model if self.culprit.module == ROOT else self.model.get_submodule(self.culprit.module)
-        arguments = self.arguments(module, noisy_padding)
+        arguments = self.arguments(module, alone)
         if arguments is None:
             return None
         self.model.train(self.culprit.phase == TRAINING)
@@ -120,22 +120,45 @@ class Evidence:
         with torch.no_grad():
             return list(tensors_in(module(**arguments)))
 
-    def arguments(self, module: nn.Module, noisy_padding: bool) -> dict[str, Tensor] | None:
+    def arguments(self, module: nn.Module, alone: int | None) -> dict[str, Tensor] | None:
         given = {}
         for name, parameter in inspect.signature(module.forward).parameters.items():
             port = PORTS.get(name, name)
             x = self.pair.ours.input(self.culprit.ours, port) if port else None
             if x is not None:
-                given[name] = self.with_noise(port, x) if noisy_padding else x.clone()
+                given[name] = x.clone() if alone is None else self.cropped(port, x, alone)
             elif parameter.default is parameter.empty:
                 return None
         return given
 
-    def with_noise(self, port: str, x: Tensor) -> Tensor:
-        if not x.is_floating_point():
-            return x
-        inside = self.pair.axes.real(self.culprit.nemo, port, torch.ones_like(x)) > 0
-        return torch.where(inside, x, torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x))
+    def cropped(self, port: str, x: Tensor, row: int) -> Tensor:
+        """An input of one utterance, without padding."""
+        call = self.culprit.nemo
+        if port == "positions":
+            size = self.pair.nemo.input(call, "x").shape[1]
+            lost = size - int(self.pair.axes.lengths(call.phase, size)[row])
+            return x[:, lost : x.shape[1] - lost] if x.shape[1] == 2 * size - 1 else x
+        x = x[row : row + 1]
+        for axis in range(1, x.dim()) if x.dtype == torch.bool else [self.pair.axes.axis(call.module, port, x)]:
+            lengths = None if axis is None else self.pair.axes.lengths(call.phase, x.shape[axis])
+            x = x if lengths is None else x.narrow(axis, 0, int(lengths[row]))
+        return x
+
+    def right_without_padding(self) -> bool:
+        """Each utterance alone and without padding gives NeMo's output, at real steps."""
+        padded = [t.lengths is not None and bool((t.lengths < t.got.shape[t.axis]).any()) for t in self.outputs()]
+        if not any(padded) or len(self.pair.ours.blobs[self.culprit.ours.outputs[0]]) < 2:
+            return False
+        expected = self.pair.nemo.output(self.culprit.nemo)
+        axis = self.pair.axes.axis(self.culprit.module, 0, expected)
+        lengths = self.pair.axes.lengths(self.culprit.phase, expected.shape[axis])
+        for row, steps in enumerate(lengths.tolist()):
+            alone = self.replay(alone=row)
+            if alone is None or alone[0].dim() != expected.dim() or alone[0].shape[axis] < steps:
+                return False
+            if not close(alone[0].narrow(axis, 0, steps), expected[row : row + 1].narrow(axis, 0, steps), 1e-4):
+                return False
+        return True
 
     def differ(self, one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
         """Two replays on real entries."""

@@ -111,19 +111,24 @@ def candidates(steps: dict[str, Tensor], projection: Tensor, books: Tensor) -> I
     def project(x: Tensor) -> Tensor:
         return (x @ projection.T).unflatten(2, (len(books), -1))  # (B, S, Q, C)
 
-    def nearest(x: Tensor, codes: Tensor) -> Tensor:
-        distances = (x[..., None, :] - codes).square().sum(-1)  # (B, S, Q, V)
-        return distances.argmin(-1)
+    half_norms = 0.5 * books.square().sum(-1)  # (Q, V)
+
+    def scores(x: Tensor, codes: Tensor, offsets: Tensor = half_norms) -> Tensor:
+        return (x[..., None, :] * codes).sum(-1) - offsets  # (B, S, Q, V)
 
     x = project(steps[""])
     unit = F.normalize(x, dim=-1)
     for sentence, other in steps.items():
         if sentence:
-            yield sentence, nearest(F.normalize(project(other), dim=-1), books)
-    yield "un-normalised codes: the projection isn't brought to length 1", nearest(x, books)
-    transposed = books.transpose(1, 2).reshape(books.shape)
-    yield "transposed codebook: codes are read across NeMo's", nearest(unit, transposed)
-    yield "furthest code: the distance is maximised", (unit[..., None, :] - books).square().sum(-1).argmax(-1)
+            yield sentence, scores(F.normalize(project(other), dim=-1), books).argmax(-1)
+    yield "un-normalised codes: the projection isn't brought to length 1", scores(x, books).argmax(-1)
+    yield "codes brought to length 1 once more", scores(unit, F.normalize(books, dim=-1), half_norms * 0).argmax(-1)
+    yield "largest product instead of nearest code", scores(unit, books, half_norms * 0).argmax(-1)
+    across = books.transpose(1, 2)
+    for transposed in (across.reshape(books.shape), books.reshape(across.shape).transpose(1, 2)):
+        for offsets in (half_norms, 0.5 * transposed.square().sum(-1)):
+            yield "transposed codebook: codes are read across NeMo's", scores(unit, transposed, offsets).argmax(-1)
+    yield "furthest code instead of the nearest", scores(unit, books).argmin(-1)
 
 
 def same_tokens(one: Tensor, other: Tensor, lengths: Tensor | None) -> bool:

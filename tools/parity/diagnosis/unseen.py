@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from core.optim.optimizers import OPTIMIZERS
 from core.optim.schedulers import SCHEDULERS
+from tools.parity.cases import LEVELS
 from tools.parity.diagnosis.culprit import ROW, Culprit, Pair
 from tools.parity.rows import FAILED, Row
-from tools.parity.trace import ROOT, TRAINING
+from tools.parity.trace import EVALUATION, ROOT, TRAINING
 
 SCHEDULE, OPTIMIZER = "optim.sched", "optim"
 
@@ -24,25 +25,37 @@ class Unseen:
     optim: dict = field(default_factory=dict)
 
     def culprit(self) -> Culprit | None:
-        """Of the first row that failed."""
-        first = next((row for row in self.rows if row.status == FAILED), None)
-        if first is None:
-            return None
-        if first.module:
-            return self.blame(first, first.module)
-        rule = RULES.get(first.level)
-        return None if rule is None else rule(self, first)
+        """Of the first row that failed and says whose it is."""
+        for row in (row for row in self.rows if row.status == FAILED):
+            if row.module:
+                return self.blame(row, row.module)
+            if row.level in RULES:
+                return RULES[row.level](self, row)
+        return None
 
     def blame(self, row: Row, module: str, class_name: str = "", note: str = "") -> Culprit:
         cls = class_name or self.pair.class_of(module)
-        owner = class_name or self.pair.owner_of(module)
+        is_part = module == ROOT or module in self.pair.classes
+        owner = class_name or (self.pair.owner_of(module) if is_part else "")
         detail = f"{row.level}/{row.what} {row.detail}" + (f"; {note}" if note else "")
-        return Culprit(module, cls, TRAINING, row.error, detail, owner=owner, reason=ROW)
+        phase = TRAINING if row.level in LEVELS else ""
+        return Culprit(module, cls, phase, row.error, detail, owner=owner, reason=ROW, unit="")
 
     def failed(self, level: str) -> list[Row]:
         return [row for row in self.rows if row.level == level and row.status == FAILED]
 
     # rules
+
+    def option(self, row: Row) -> Culprit:
+        """The module that a key of the configuration belongs to."""
+        key = row.what.removeprefix("model.")
+        if key.startswith(SCHEDULE):
+            return self.schedule(row)
+        if key.startswith(OPTIMIZER):
+            return self.optimizer(row)
+        while key and key not in self.pair.classes:
+            key = key.rpartition(".")[0]
+        return self.blame(row, key or ROOT)
 
     def preprocessor(self, row: Row) -> Culprit:
         return self.blame(row, "preprocessor")
@@ -81,7 +94,21 @@ class Unseen:
         last = max((name.rpartition(".")[0] for name in names), key=self.place)
         wrong = next(row for row in self.failed("gradient") if row.what.rpartition(".")[0] == last)
         note = "gradients of all that is computed behind it are right, its outputs in training, too"
-        return self.blame(wrong, self.nearest_called(last), note=note)
+        if last.startswith("decoder"):
+            return self.blame(wrong, "loss", note="no gradient is right")
+        return self.blame(wrong, self.losing_gradient(last), note=note)
+
+    def losing_gradient(self, last: str) -> str:
+        """The module that loses the gradient of the output of `last`, where a wrong gradient of the bias says so, else
+        `last`: what takes that output as it is, or the module around."""
+        biases = [row for row in self.rows if row.level == "gradient" and row.what == f"{last}.bias"]
+        module, calls = self.nearest_called(last), self.pair.nemo.calls
+        is_leaf = not any(name.startswith(f"{last}.") for name in self.pair.classes)
+        if not is_leaf or any(row.status != FAILED for row in biases):
+            return module
+        output = next(call.outputs[0] for call in calls if call.module == module)
+        takers = [call.module for call in calls if output in call.inputs.values() and call.phase == EVALUATION]
+        return min(takers, key=len, default=module.rpartition(".")[0] or ROOT)
 
     def schedule(self, row: Row) -> Culprit:
         name = self.optim.get("sched", {}).get("name", "")
@@ -89,7 +116,7 @@ class Unseen:
 
     def optimizer(self, row: Row) -> Culprit:
         name = str(self.optim.get("name", "adam")).lower()
-        note = "gradients of the first step and the rates are right"
+        note = "" if row.level == "configuration" else "gradients of the first step and the rates are right"
         return self.blame(row, OPTIMIZER, class_path(OPTIMIZERS.get(name)), note)
 
     def losses_of_steps(self, row: Row) -> Culprit:
@@ -120,6 +147,7 @@ def class_path(cls: type | None) -> str:
 
 
 RULES: dict[str, Callable[[Unseen, Row], Culprit]] = {  # level -> rule
+    "configuration": Unseen.option,
     "feature": Unseen.preprocessor,
     "code": Unseen.quantizer,
     "token": Unseen.quantizer,
