@@ -81,17 +81,22 @@ def composed(path: Path, overrides: Sequence[str]) -> DictConfig:
         written = OmegaConf.load(path)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no yaml: {' '.join(str(error).split())}") from error
-    if OmegaConf.is_dict(written) and "encoder" in written and "model" not in written:
-        return composed_section(config_of_file(of_its_own_keys(written), str(path)), overrides)
+    if not OmegaConf.is_dict(written):
+        raise ValueError(f"{path} is no mapping of options")
+    if "encoder" in written and "model" not in written:
+        return composed_section(config_of_file(of_its_own_keys(written, str(path)), str(path)), overrides)
     path = path.resolve()
     options = Namespace(config_path=str(path.parent), config_name=path.stem, config_dir=None, overrides=list(overrides))
     return compose_config(options, ROOT)
 
 
-def of_its_own_keys(section: DictConfig) -> DictConfig:
+def of_its_own_keys(section: DictConfig, name: str) -> DictConfig:
     """A model's section with its references resolved, which may begin with `model.` or not."""
     bare = OmegaConf.to_container(section)
-    return OmegaConf.create(plain({**bare, "model": bare}, "config")["model"])
+    try:
+        return OmegaConf.create(OmegaConf.to_container(OmegaConf.create(bare | {"model": bare}), resolve=True)["model"])
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{name}: {first_line(error)}") from None
 
 
 def composed_section(section: DictConfig, overrides: Sequence[str]) -> DictConfig:
