@@ -40,7 +40,8 @@ NAMED = {  # sections that say a name -> where each side looks it up: module and
         "ours": ("core.optim.lr_scheduler", "SCHEDULERS"),
     },
 }
-TARGETS, OWN_OPTIONS = ("models.targets", "TARGETS"), ("models.targets", "OWN_OPTIONS")  # ours
+REGISTERS_TARGETS = "models.targets"  # ours, as the two below
+TARGETS, OWN_OPTIONS = ("core.targets", "TARGETS"), (REGISTERS_TARGETS, "OWN_OPTIONS")
 
 
 def measure(side: Side) -> Measured:
@@ -54,10 +55,10 @@ def measure(side: Side) -> Measured:
         with noted(classes.values()) as made:
             module = build_without_data(side)
             built = objects(side, module) | augmentors(config, side.name)
+        arguments = {name: named(type(thing), held_options(thing, made.of(thing))) for name, thing in built.items()}
     except Exception as error:
         raised = f"{type(error).__name__}: {error}".partition("\n")[0]
         return Measured(facts={"raised": raised, "arguments": said(config, classes), "neutral": neutral})
-    arguments = {section: held_options(thing, made.of(thing)) for section, thing in built.items()}
     other = other_keys(module) if side.case.is_model else {}
     return Measured(
         facts={"arguments": arguments, "layers": held_by_layers(module), "model": other, "neutral": neutral}
@@ -114,8 +115,11 @@ def classes_in(config: Mapping, side: str, path: str = "") -> Iterator[tuple[str
 
 
 def class_of(target: str, side: str) -> type | None:
-    module, name = target.rsplit(".", 1)
-    return getattr(import_module(module), name, None) if side == "nemo" else table(*TARGETS).get(target)
+    if side == "nemo":
+        module, name = target.rsplit(".", 1)
+        return getattr(import_module(module), name, None)
+    import_module(REGISTERS_TARGETS)
+    return table(*TARGETS).get(target)
 
 
 def said(config: Mapping, classes: Mapping[str, type]) -> dict[str, Arguments]:
@@ -123,8 +127,13 @@ def said(config: Mapping, classes: Mapping[str, type]) -> dict[str, Arguments]:
     arguments = {}
     for section, cls in classes.items():
         given, taken = OmegaConf.select(OmegaConf.create(dict(config)), section), default_arguments(cls)
-        arguments[section] = effective({name: given[name] for name in given if name in taken}, taken)
+        arguments[section] = named(cls, effective({name: given[name] for name in given if name in taken}, taken))
     return arguments
+
+
+def named(cls: type, arguments: Arguments) -> Arguments:
+    """The arguments and before them the class, by its name: it stands in another package on each side."""
+    return {"_target_": {"value": cls.__name__, "given": True}} | arguments
 
 
 def table(module: str, name: str) -> Mapping:

@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +16,12 @@ class Constructions:
     """The arguments of each object that was made, found by the object."""
 
     def __init__(self):
-        self.made: list[tuple[object, Arguments]] = []  # holds the objects, so that no two are the same one
+        self.made: list[tuple[weakref.ref, Arguments]] = []  # NeMo makes an encoder and drops it
 
     def of(self, made: object) -> Arguments:
         """Raises KeyError for an object that none of the noted classes made."""
-        for candidate, arguments in self.made:
-            if candidate is made:
+        for reference, arguments in self.made:
+            if reference() is made:
                 return arguments
         raise KeyError(f"{type(made).__qualname__} was made by none of the classes that were looked at")
 
@@ -42,7 +43,7 @@ def noted(classes: Iterable[type]) -> Iterator[Constructions]:
                 cls.__init__ = constructor
 
 
-def noting(cls: type, constructor, constructions: Constructions):
+def noting(cls: type, constructor: Callable[..., None], constructions: Constructions) -> Callable[..., None]:
     names = list(inspect.signature(constructor).parameters)
     defaults = default_arguments(cls)
 
@@ -50,7 +51,7 @@ def noting(cls: type, constructor, constructions: Constructions):
     def construct(self, *args, **kwargs):
         if type(self) is cls:  # not where a class that inherits from it is made
             given = dict(zip(names[1:], args)) | kwargs
-            constructions.made.append((self, effective(given, defaults)))
+            constructions.made.append((weakref.ref(self), effective(given, defaults)))
         constructor(self, *args, **kwargs)
 
     return construct
