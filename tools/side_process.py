@@ -8,6 +8,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 ANSWER = "@answer "  # libraries print to stdout, too
@@ -60,7 +61,8 @@ class SideProcess:
         return self
 
     def __exit__(self, *exception) -> None:
-        self.process.stdin.close()
+        with suppress(OSError):  # it died and left a task unread, which has been told
+            self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
         self.errors.close()
