@@ -97,7 +97,7 @@ def prepare(job: Job, batch: tuple[int, float] | None, threads: int, utterances:
     rate = job.case.config.get("sample_rate", 16000)
     inputs = make_audio(sample_rate=rate, seconds=[batch[1]] * batch[0]) if batch else job.inputs
     inputs = {name: inputs[name] for name in ("clean", "noisy", "lengths")}
-    config = {"optim": FALLBACK_OPTIM} | job.case.config
+    config = job.case.config | {"optim": job.case.config.get("optim") or FALLBACK_OPTIM}
     path = folder / "speed.safetensors"
     save(Record(replace(job, inputs=inputs, start={}, case=replace(job.case, config=config)), {}), path)
     speech, noise = (job.manifest, job.noise_manifest) if job.manifest else write_data(folder, rate, utterances)

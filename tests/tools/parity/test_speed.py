@@ -158,8 +158,9 @@ def test_the_jobs_own_audio_manifest_and_optimizer_are_used(sides, job, tmp_path
     assert work.section["noise_manifest"] is None
 
 
-def test_a_config_without_an_optimizer_gets_one(sides, job, tmp_path):
-    config = {key: value for key, value in job.case.config.items() if key != "optim"}
+@pytest.mark.parametrize("optim", [{}, {"optim": None}])
+def test_a_config_without_an_optimizer_gets_one(sides, job, tmp_path, optim):
+    config = {key: value for key, value in job.case.config.items() if key != "optim"} | optim
     bare = replace(job, case=replace(job.case, config=config))
     assert load(prepare(bare, (1, 1.0), 1, 1, tmp_path).job).job.case.config["optim"] == speed.FALLBACK_OPTIM
 
