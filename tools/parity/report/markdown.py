@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from tools.parity.compare import Comparison
 from tools.parity.report.chinese import CHINESE
 from tools.parity.report.summary import Report, Summary
-from tools.parity.report.words import number, unit
+from tools.parity.report.words import number
 from tools.parity.rows import FAILED, KNOWN, NOT_RUN, PASSED
 
 START = "<!-- parity table: tools/compare_with_nemo.py --markdown -->"
 END = "<!-- end of parity table -->"
 LANGUAGES: dict[str, Mapping[str, str]] = {"en": {}, "zh": CHINESE}  # language: what differs from English
-HEADINGS = ("level", "what is compared", "things", "largest difference allowed, and why", "result")
+HEADINGS = ("level", "what is compared", "things", "difference allowed", "why", "result")
 Translate = Callable[[str], str]
 
 
@@ -28,7 +28,7 @@ def parity_table(comparisons: Sequence[Comparison], language: str = "en") -> str
         raise ValueError(f"language={language!r} is not one of {sorted(LANGUAGES)}")
     words = LANGUAGES[language]
     report = Report(comparisons, source="")
-    rows = [HEADINGS, ("---", "---", "--:", "---", "---")]
+    rows = [HEADINGS, ("---", "---", "--:", "---", "---", "---")]
     lines = [in_row(words.get(cell, cell) for cell in row) for row in rows]
     summaries = [summary for summary in report.summaries if summary.rows]
     lines += [in_row(cells(summary, lambda text: words.get(text, text))) for summary in summaries]
@@ -40,27 +40,21 @@ def parity_table(comparisons: Sequence[Comparison], language: str = "en") -> str
 
 def cells(summary: Summary, translate: Translate) -> list[str]:
     line = summary.line
-    limits = translate("; ").join(limits_of(summary, translate))
-    return [translate(line.title), translate(line.what), str(summary.compared), limits, result(summary, translate)]
+    allowed = difference_allowed(summary, translate)
+    return [
+        translate(line.title), translate(line.what), str(summary.compared), allowed, translate(line.why),
+        result(summary, translate),
+    ]  # fmt: skip
 
 
-def limits_of(summary: Summary, translate: Translate) -> list[str]:
-    """Nothing, where nothing may differ; then each reason once, with the limits that it is given for."""
-    limits: dict[tuple[str, str], list[float]] = {}
-    for row in (row for row in summary.rows if row.status in (PASSED, FAILED)):
-        limits.setdefault((unit(row) if row.limit else "", row.reason), []).append(row.limit)
-    exact = [reason for (_, reason), given in limits.items() if not any(given)]
-    texts = ["0" + translate(": ") + translate(exact[0]) if len(exact) == 1 else "0"] if exact else []
-    for (share, reason), given in limits.items():
-        if any(given):
-            told = translate("{} {}").format(span(given, translate), translate(share)).strip()
-            texts.append(told + (translate(": ") + translate(reason) if reason else ""))
-    return texts
-
-
-def span(limits: list[float], translate: Translate) -> str:
-    lowest, highest = number(min(limits)), number(max(limits))
-    return lowest if lowest == highest else translate("{} to {}").format(lowest, highest)
+def difference_allowed(summary: Summary, translate: Translate) -> str:
+    """`0`, `1e-4 of the norm`, `1e-4 to 2e-4`, or `up to 1e-6` where some of it may not differ at all."""
+    limits = [row.limit for row in summary.rows if row.status in (PASSED, FAILED)]
+    lowest, highest = number(min(limits, default=0.0)), number(max(limits, default=0.0))
+    if highest == "0":
+        return "0" if limits else ""
+    form = "{1}" if lowest == highest else "up to {1}" if lowest == "0" else "{0} to {1}"
+    return translate("{} {}").format(translate(form).format(lowest, highest), translate(summary.line.unit)).strip()
 
 
 def result(summary: Summary, translate: Translate) -> str:
@@ -70,7 +64,7 @@ def result(summary: Summary, translate: Translate) -> str:
     for status, text in ((FAILED, "{} failed"), (KNOWN, "{} differ on purpose"), (NOT_RUN, "{} not run")):
         if summary.count(status):
             words.append(translate(text).format(summary.count(status)))
-    return ", ".join(words)
+    return translate(", ").join(words)
 
 
 def in_row(cells: Iterable[str]) -> str:

@@ -11,38 +11,73 @@ from tools.parity.rows import FAILED, KNOWN, NOT_RUN, PASSED, Row
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table.  what: what is compared there.  levels: of the rows that belong to it."""
+    """A line of the table.
+
+    what: is compared there.  levels: of the rows that belong to it.  why: their limits are what they are, in short.
+    unit: of these limits, where they have one in common.
+    """
 
     title: str
     what: str
     levels: tuple[str, ...]
+    why: str = ""
+    unit: str = ""
 
 
 RUN = "run"  # a line that is there only if it has something to say
-
+LARGEST, NORM, STANDARD_ERRORS = "of the largest entry", "of the norm", "standard errors"
 LINES = (
-    Line("configuration", "every key", ("configuration",)),
-    Line("parameters", "names, shapes, dtypes, counts per module", ("parameters",)),
-    Line("lengths", "frames and encoder steps of each utterance", ("length", "training_length")),
-    Line("features", "log-mel of clean and of noisy speech", ("feature",)),
-    Line("tokens", "codes and their indices", ("code", "token")),
-    Line("masks", "distribution of masked frames", ("masks",)),
-    Line("subsampling", "outputs, in evaluation and training", ("subsampled", "training_subsampled")),
-    Line("encoder layers", "outputs of each, in evaluation and training", ("layer", "training_layer")),
-    Line("encoder", "outputs, in evaluation and training", ("encoded", "training_encoded")),
-    Line("decoder", "log-probabilities", ("log_prob",)),
-    Line("loss", "in evaluation and training", ("loss", "training_loss")),
-    Line("gradients", "of every parameter; of an encoder's input, too", ("input_gradient", "gradient")),
-    Line("batch norm", "running statistics after a training step", ("batch_norm",)),
+    Line("configuration", "every key", ("configuration",), "an option is the same, or it isn't"),
     Line(
-        "optimizer steps",
-        "learning rates, losses, parameters after the last step",
-        ("learning_rate", "step_loss", "parameter"),
+        "parameters", "names, shapes, dtypes, counts per module", ("parameters",),
+        "names and shapes are exact; the preprocessor's constants round",
     ),
-    Line("data", "items and batches of a manifest", ("data",)),
-    Line("checkpoint files", "in both directions", ("files",)),
-    Line(RUN, "both sides, to the end", ("computation",)),
-)
+    Line("lengths", "frames and encoder steps", ("length", "training_length"), "counts have no rounding"),
+    Line(
+        "features", "log-mel of clean and noisy speech", ("feature",),
+        "logarithms of nearly silent bands magnify the FFT's rounding", LARGEST,
+    ),
+    Line("tokens", "codes and their indices", ("code", "token"), "codes are copied; scores may tie within 2e-6"),
+    Line(
+        "masks", "frame by frame, and distributions", ("masks",),
+        "one seed gives one mask; other draws agree in distribution", STANDARD_ERRORS,
+    ),
+    Line(
+        "subsampling", "evaluation and training", ("subsampled", "training_subsampled"),
+        "float32 rounds, and sums are made in another order", LARGEST,
+    ),
+    Line(
+        "encoder layers", "each, evaluation and training", ("layer", "training_layer"),
+        "likewise; in training the batch's statistics add to it", LARGEST,
+    ),
+    Line(
+        "encoder", "evaluation and training", ("encoded", "training_encoded"),
+        "likewise; in training the batch's statistics add to it", LARGEST,
+    ),
+    Line("decoder", "log-probabilities", ("log_prob",), "float32 rounds, and sums are made in another order", LARGEST),
+    Line("loss", "evaluation and training", ("loss", "training_loss"), "in a mean errors cancel", LARGEST),
+    Line(
+        "gradients", "every parameter", ("input_gradient", "gradient"),
+        "rounding flips single ReLUs, so norms are compared", NORM,
+    ),
+    Line(
+        "batch norm", "running statistics after a step", ("batch_norm",),
+        "a tenth of the batch's statistics, added to the old ones", LARGEST,
+    ),
+    Line(
+        "optimizer steps", "learning rates, losses, parameters", ("learning_rate", "step_loss", "parameter"),
+        "rates are exact; Adam takes whole steps on rounding noise, too",
+    ),
+    Line(
+        "data", "items and batches of a manifest", ("data",),
+        "audio to a third of a 16-bit step; draws agree in distribution",
+    ),
+    Line(
+        "checkpoint files", "in both directions", ("files",),
+        "tensors are kept bit for bit; outputs of the loaded model round",
+    ),
+    Line(RUN, "both sides, to the end", ("computation",), "what NeMo runs has to run here"),
+)  # fmt: skip
 NO_ROWS = "no case has it"
 STATUSES = (FAILED, KNOWN, PASSED, NOT_RUN)  # what a line with several is called after: the first of these
 

@@ -1,6 +1,7 @@
 """The report as a table and a few lines of text: in colour in a terminal, plain in a pipe, in whatever encoding."""
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -11,8 +12,8 @@ from rich.text import Text
 
 from tools.benchmark.figures import Figure
 from tools.parity.compare import Comparison
-from tools.parity.report.summary import Report, Summary, case_status
-from tools.parity.report.words import culprit_lines, how_far, name_of, speed_cells, worst_cells
+from tools.parity.report.summary import NO_ROWS, Report, Summary, case_status
+from tools.parity.report.words import culprit_lines, how_far, name_of, number, speed_cells, unit, worst_cells
 from tools.parity.rows import FAILED, KNOWN, NOT_RUN, PASSED, Row
 
 STYLES = {PASSED: "green", FAILED: "bold red", KNOWN: "yellow", NOT_RUN: "dim"}
@@ -27,6 +28,8 @@ def show(report: Report, *, verbose: bool = False, file: TextIO | None = None, w
     console = open_console(file or sys.stdout, width)
     console.print(printable(f"this project against {report.source}"))
     console.print(level_table(report.summaries, console.width))
+    if verbose:
+        show_limits(console, report.summaries)
     for comparison in report.comparisons:
         for note in comparison.nemo.job.notes:
             console.print(printable(f"{comparison.name}: {note}"))
@@ -87,7 +90,7 @@ def level_table(summaries: list[Summary], width: int) -> Table:
     if room >= LEAST_ROOM:
         table.add_column("why this limit", no_wrap=True, overflow="ellipsis", width=room)
     for summary, row in zip(summaries, rows):
-        why = [printable(worst_cells(summary)[3])] if room >= LEAST_ROOM else []
+        why = [printable(summary.line.why if summary.rows else NO_ROWS)] if room >= LEAST_ROOM else []
         table.add_row(*row[:-1], Text(row[-1], STYLES[summary.status]), *why)
     return table
 
@@ -101,33 +104,49 @@ def show_failure(console: Console, comparison: Comparison, verbose: bool) -> Non
         console.print(Padding(Text.assemble((f"{heading}: ", "bold"), printable(text)), (0, 0, 0, 2)))
     shown = failed if verbose else failed[:FEW]
     for row in shown:
-        console.print(Padding(row_text(row), (0, 0, 0, 2)))
+        print_indented(console, row_text(row), 2)
     if len(failed) > len(shown):
         console.print(f"  and {len(failed) - len(shown)} more (--verbose shows them)")
 
 
-def row_text(row: Row) -> Text:
+def row_text(row: Row) -> str:
     """The reason of a limit stands in the table; it is told here where nothing else is."""
-    return Text(printable(f"{name_of(row)}: {how_far(row) or row.reason}"))
+    return f"{name_of(row)}: {how_far(row) or row.reason}"
 
 
 def show_reasons(console: Console, title: str, rows: list[tuple[str, Row]], verbose: bool) -> None:
-    """Each reason once, with what it holds for."""
+    """Each reason once, with what it holds for; that of most rows first."""
     reasons: dict[str, list[str]] = {}
     for case, row in rows:
-        detail = f" ({row.detail})" if verbose and row.detail else ""
-        reasons.setdefault(row.reason, []).append(f"{case}: {name_of(row)}{detail}")
+        detail = f": {row.detail}" if verbose and row.detail else ""
+        reasons.setdefault(row.reason, []).append(f"{row.what} in {case}{detail}")
     if reasons:
         console.print(f"\n{title}:", style=STYLES[rows[0][1].status])
-    for reason, things in reasons.items():
-        shown = things if verbose else things[:1]
-        more = f" and {len(things) - len(shown)} more" if len(things) > len(shown) else ""
-        console.print(Padding(printable(f"{'; '.join(shown)}{more}: {reason}"), (0, 0, 0, 2)))
+    for reason, things in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        print_indented(console, f"- {reason}", 2)
+        for thing in things if verbose else things[:1]:
+            print_indented(console, thing + ("" if verbose or len(things) == 1 else f", and {len(things) - 1} more"), 6)
+
+
+def print_indented(console: Console, text: str, columns: int) -> None:
+    """Also where the text is wrapped; then behind the dash of an item."""
+    indents = {"initial_indent": " " * columns, "subsequent_indent": " " * (columns + 2 * text.startswith("- "))}
+    text = " ".join(printable(text).split())
+    console.print(textwrap.fill(text, console.width, break_on_hyphens=False, **indents))
+
+
+def show_limits(console: Console, summaries: list[Summary]) -> None:
+    """Every limit and its reason."""
+    console.print("\nlimits:")
+    for summary in summaries:
+        limits = {(row.limit, unit(row), row.reason): None for row in summary.rows if row.status in (PASSED, FAILED)}
+        for limit, share, reason in limits:
+            print_indented(console, f"{summary.line.title}: {f'{number(limit)} {share}'.strip()}: {reason}", 2)
 
 
 def show_versions(console: Console, rows: list[Row]) -> None:
     for row in rows:
-        console.print(Padding(row_text(row), (0, 0, 0, 2)), style=STYLES[FAILED])
+        print_indented(console, row_text(row), 2)
 
 
 def printable(text: str) -> str:

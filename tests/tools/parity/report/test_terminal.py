@@ -50,12 +50,12 @@ def test_only_the_first_few_of_many_failures_are_shown_unless_all_are_asked_for(
 def test_known_differences_and_what_is_not_run_are_told_with_their_reasons(compared):
     rows = [Row("configuration", f"key{i}", KNOWN, reason="ours alone", detail=f"{i}") for i in range(9)]
     report = Report([compared([Row("loss", "loss", PASSED), *rows])], "")
-    assert "case: configuration/key0 and 8 more: ours alone" in told(report)
-    assert "configuration/key8 (8)" in told(report, verbose=True)
+    assert "- ours alone key0 in case, and 8 more" in told(report)
+    assert "key8 in case: 8" in told(report, verbose=True)
 
 
 def test_what_is_not_run_says_why(report):
-    assert "only_not_run: data/tarred: NeMo 2.6.0 has no such thing" in told(report)
+    assert "- NeMo 2.6.0 has no such thing tarred in only_not_run" in told(report)
 
 
 def test_speed_is_shown(report):
@@ -102,3 +102,21 @@ def test_a_case_that_is_done_has_a_line(comparisons, capsys):
 
 def test_nothing_compared_is_a_failure():
     assert "FAILED: nothing was compared" in shown(Report([], ""))
+
+
+def test_the_reason_of_most_rows_comes_first_and_long_ones_stay_indented(compared):
+    rows = [
+        Row("data", "a", KNOWN, reason="rare"),
+        *(Row("data", str(i), KNOWN, reason="common " * 30) for i in range(2)),
+    ]
+    text = shown(Report([compared([Row("loss", "loss", PASSED), *rows])], ""))
+    assert text.index("- common") < text.index("- rare")
+    start = text.index("known differences:")
+    lines = text[start : text.index("PASSED:")].splitlines()[1:]
+    assert len(lines) > 5
+    assert all(line.startswith(("  - ", "    ")) for line in lines if line)
+
+
+def test_every_limit_is_explained_only_where_all_is_asked_for(report):
+    assert "encoder layers: 1e-4 of the largest entry: rounding" in told(report, verbose=True)
+    assert "limits:" not in told(report)
