@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools.parity.cases import CASES, LEVELS, STEPS
-from tools.parity.compare import Comparison, compare_with
+from tools.parity.compare import compare_with
 from tools.parity.jobs import LIVE_CASES, kept_job
 from tools.parity.known_versions import for_version
 from tools.parity.own_job import own_job
@@ -29,11 +29,13 @@ from tools.parity.records import RECORDS, Job, save
 from tools.parity.report import as_json, html, markdown, terminal
 from tools.parity.report.summary import Report
 from tools.parity.sources import KeptRecords, LiveNemo
-from tools.parity.speed import Figure, measure_speed
+from tools.parity.speed import REPETITIONS, Figure, measure_speed
 from tools.parity.versions import version_notes
 from utils.errors import one_line_errors
 
-OWN = ("config", "checkpoint", "audio", "noise", "manifest", "noise_manifest")  # arguments that make a job of one's own
+# arguments that make a job of one's own
+OWN = ("overrides", "config", "checkpoint", "audio", "noise", "manifest", "noise_manifest", "steps", "until")
+SPEED_MODEL = ("model_size=small",)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -46,20 +48,20 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="keep what NeMo computes there, for machines without NeMo (default: the project's own records)",
     )  # fmt: skip
     what = parser.add_argument_group("what to compare (default: the cases of the records, with NeMo also more)")
-    what.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
+    what.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="changes to the configuration")
     what.add_argument("--config", type=Path, metavar="FILE", help="a configuration of NeMo's or of this project")
     what.add_argument("--checkpoint", type=Path, metavar="FILE", help=".nemo, .ckpt or .safetensors: real weights")
     what.add_argument("--audio", type=Path, nargs="+", default=[], metavar="FILE", help="real audio")
     what.add_argument("--noise", type=Path, metavar="FILE", help="noise to mix into it (default: synthetic)")
     what.add_argument("--manifest", type=Path, metavar="FILE", help="a manifest, for items and batches of data")
     what.add_argument("--noise-manifest", type=Path, metavar="FILE", help="a manifest of noise, likewise")
-    what.add_argument("--steps", type=int, default=STEPS, help=f"of the optimizer (default: {STEPS})")
+    what.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"of the optimizer (default: {STEPS})")
     what.add_argument("--until", choices=LEVELS, default=LEVELS[-1], metavar="LEVEL",
                       help=f"compute no further than this level, one of {', '.join(LEVELS)}")  # fmt: skip
     what.add_argument("--only", default="", metavar="TEXT", help="of the cases those whose name contains this")
     out = parser.add_argument_group("output")
     out.add_argument("--speed", action="store_true", help="measure speed and memory of both sides, too")
-    out.add_argument("--repetitions", type=int, default=5, help="of each measurement of speed (default: 5)")
+    out.add_argument("--repetitions", type=int, metavar="N", help=f"of each speed (default: {REPETITIONS})")
     out.add_argument("--verbose", action="store_true", help="show every single comparison")
     out.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
     out.add_argument(
@@ -68,14 +70,38 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     out.add_argument("--markdown", type=Path, nargs="+", default=[], metavar="FILE",
                      help="put the parity table between its markers in these files; *.zh-CN.md in Chinese")  # fmt: skip
     args = parser.parse_intermixed_args(arguments)
-    args.own = any(getattr(args, name) for name in OWN) or bool(args.overrides)
+    args.own = any(getattr(args, name) != parser.get_default(name) for name in OWN)
     return args
+
+
+def refuse_what_has_no_effect(args: argparse.Namespace) -> None:
+    """Raise ValueError for an option that another one, or the lack of one, would let be ignored."""
+    for ignored, message in (
+        (
+            args.only and args.own,
+            f"--only={args.only} chooses among the cases, and a model of your own isn't one",
+        ),
+        (args.records and args.nemo_python, "--records and --nemo-python are two sources of NeMo's numbers: give one"),
+        (args.records and args.record, "--record makes records of NeMo, --records reads them: give one"),
+        (args.records and args.own, "a record holds its own configuration, weights and inputs: leave out --records"),
+        (args.noise and not args.audio, f"--noise={args.noise} is mixed into --audio: give some"),
+        (args.noise_manifest and not args.manifest, f"--noise-manifest={args.noise_manifest} goes with --manifest"),
+        (args.repetitions and not args.speed, f"--repetitions={args.repetitions} is of --speed: give that, too"),
+    ):
+        if ignored:
+            raise ValueError(message)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0 when all that was compared is equal, 1 when something differs; 2 for a mistake in the arguments."""
     args = parse_arguments(arguments)
-    with one_line_errors(2), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+    with one_line_errors(2, also=(OSError,)):
+        refuse_what_has_no_effect(args)
+        return run(args)
+
+
+def run(args: argparse.Namespace) -> int:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
         python = nemo_python(args)
         if python is None:
@@ -86,7 +112,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def nemo_python(args: argparse.Namespace) -> str | None:
     """The Python that has NeMo: the one given, else this one if it has it; None for the kept records."""
-    if args.nemo_python or args.records:
+    if args.records:
+        return None
+    if args.nemo_python:
         return args.nemo_python
     if importlib.util.find_spec("nemo"):
         return sys.executable
@@ -98,15 +126,11 @@ def nemo_python(args: argparse.Namespace) -> str | None:
 
 def compare_kept(args: argparse.Namespace, folder: Path) -> Report:
     """Against the records of a folder, whatever they are of."""
-    if args.own:
-        raise ValueError(
-            "a record holds its own configuration, weights and inputs: leave out --records, or all of these"
-        )
     records = KeptRecords(args.records or RECORDS)
     comparisons = [compare_with(record, folder) for record in records.all() if args.only in record.job.name]
     if not comparisons:
         raise ValueError(f"--only={args.only}: no record has this in its name")
-    return Report(comparisons, records.description, speed=speed_of(args, comparisons, {}))
+    return Report(comparisons, records.description, speed=speed_of(args, {}))
 
 
 def compare_live(args: argparse.Namespace, nemo: LiveNemo, folder: Path) -> Report:
@@ -121,33 +145,35 @@ def compare_live(args: argparse.Namespace, nemo: LiveNemo, folder: Path) -> Repo
     if not comparisons:
         raise ValueError(f"--only={args.only}: no case has this in its name")
     versions = [] if args.own else version_notes(nemo)
-    return Report(
-        comparisons, nemo.description, speed=speed_of(args, comparisons, {"nemo": nemo.python}), versions=versions
-    )
+    return Report(comparisons, nemo.description, speed=speed_of(args, {"nemo": nemo.python}), versions=versions)
 
 
 def jobs(args: argparse.Namespace) -> Iterator[Job]:
     """The user's own one, or those of the records, and of the other cases unless records are made."""
     if args.own:
-        yield own_job(
-            args.config, args.overrides, args.checkpoint, args.audio, noise=args.noise, manifest=args.manifest,
-            noise_manifest=args.noise_manifest, steps=args.steps, until=args.until,
-        )  # fmt: skip
+        yield job_of(args)
         return
     names = [*CASES, *(() if args.record else LIVE_CASES)]
     for name in (name for name in names if args.only in name):
         yield kept_job(name) if name in CASES else LIVE_CASES[name]()
 
 
-def speed_of(args: argparse.Namespace, comparisons: list[Comparison], nemo: dict[str, str]) -> list[Figure]:
-    """Of the first model that was compared; on the user's own audio, else on synthetic speech."""
+def job_of(args: argparse.Namespace) -> Job:
+    """The user's own one."""
+    return own_job(
+        args.config, args.overrides, args.checkpoint, args.audio, noise=args.noise, manifest=args.manifest,
+        noise_manifest=args.noise_manifest, steps=args.steps, until=args.until,
+    )  # fmt: skip
+
+
+def speed_of(args: argparse.Namespace, nemo: dict[str, str]) -> list[Figure]:
+    """Of the user's own model and audio, else of the small size on synthetic speech: the cases are too tiny for it."""
     if not args.speed:
         return []
-    models = [c.nemo.job for c in comparisons if c.nemo.job.case.is_model]
-    if not models:
-        raise ValueError("--speed measures a training step of a model, and only encoders were compared: see --only")
+    print("measuring speed ...", file=sys.stderr, flush=True)
+    job = job_of(args) if args.own else own_job(overrides=SPEED_MODEL)
     batch = {"batch": None} if args.audio else {}
-    return measure_speed(models[0], {"ours": sys.executable, **nemo}, args.repetitions, **batch)
+    return measure_speed(job, {"ours": sys.executable, **nemo}, args.repetitions or REPETITIONS, **batch)
 
 
 def tell(args: argparse.Namespace, report: Report) -> int:
