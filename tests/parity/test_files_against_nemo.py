@@ -17,7 +17,7 @@ from tools.parity.cases import CASES, DENOISE, Case, make_audio, model_case
 from tools.parity.compare import Comparison, compare_with
 from tools.parity.nemo_side import complete, measure
 from tools.parity.records import Job
-from tools.parity.rows import FAILED, NOT_RUN
+from tools.parity.rows import FAILED, KNOWN, NOT_RUN
 from tools.parity.side import Side
 
 pytestmark = [
@@ -57,9 +57,12 @@ def test_each_side_opens_what_the_other_wrote(name, tmp_path):
     assert comparison.passed and not [row for row in comparison.rows if row.status == NOT_RUN]
 
 
-def test_options_of_ours_go_through_nemo_unread(tmp_path):
-    comparison = compared(CASES["model_pre_conv_1_book"], tmp_path, own_options={"masking.min_masks": 2})
+@pytest.mark.parametrize(("option", "value"), [("masking.min_masks", 2), ("masking.max_mask_ratio", 0.8)])
+def test_options_of_our_side_alone_are_known(option, value, tmp_path):
+    """Of which one is NeMo's, too, where the other side has its default."""
+    comparison = compared(CASES["model_pre_conv_1_book"], tmp_path, own_options={option: value})
     assert comparison.failed == []
+    assert [row.what for row in comparison.rows if row.status == KNOWN] == [f"options of our side: {option}={value}"]
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -1,12 +1,14 @@
 """What two models or files have otherwise: tensors by their digests, options of modules, keys of configurations."""
 
 import hashlib
-from collections.abc import Set
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from tools.parity.side import DATA
 
 NOT_COMPARED = ("nemo_version", "own_options")  # who wrote the file; what only this project builds
 NO_OPTIONS = ("training", "model_guid")  # a state; NeMo's number of each model object
@@ -29,7 +31,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def settings(model: nn.Module, besides: Set[str] = frozenset()) -> Facts:
+def settings(model: nn.Module, besides: Collection[str] = ()) -> Facts:
     """Every plain public attribute of every module, block sizes, strides, thresholds; but for the names `besides`."""
     return {
         f"{name}.{key}".lstrip("."): value
@@ -55,13 +57,22 @@ def differing_tensors(got: dict[str, str], expected: dict[str, str]) -> list[str
     return lines
 
 
-def differing_keys(got: Facts, expected: Facts) -> list[str]:
-    """A line for each key of two configs that is lost, too many, or has another value; in that order."""
-    got, expected = ({k: v for k, v in flat(c).items() if not k.startswith(NOT_COMPARED)} for c in (got, expected))
+def differing_keys(got: Facts, expected: Facts, besides: Collection[str] = ()) -> list[str]:
+    """A line for each key of two configs that is lost, too many, or has another value; in that order.
+
+    besides: keys that aren't compared.
+    """
+    got, expected = (compared_keys(config, besides) for config in (got, expected))
     lines = [f"{key} is lost" for key in expected if key not in got]
     lines += [f"{key}: {got[key]!r} is too many" for key in got if key not in expected]
     both = [key for key in expected if key in got]
     return lines + [f"{k}: {got[k]!r} instead of {expected[k]!r}" for k in both if got[k] != expected[k]]
+
+
+def compared_keys(config: Facts, besides: Collection[str]) -> Facts:
+    """Dotted key -> value. A section of data that says None isn't there."""
+    keys = {key: value for key, value in flat(config).items() if not (key in DATA and value is None)}
+    return {key: value for key, value in keys.items() if not key.startswith(NOT_COMPARED) and key not in besides}
 
 
 def differing_lines(got: list[str], expected: list[str]) -> list[str]:

@@ -42,6 +42,7 @@ NEMO_EDITS = (  # in post_conv mode, before it writes; our files say what NeMo m
     "masking.block_size", "masking.feat_in", "quantizer.feat_in", "quantizer.combine_time_steps",
     "loss.combine_time_steps",
 )  # fmt: skip
+ONLY_OURS = "this side alone is given it, so that NeMo's files don't say it and ours do"
 EDITED_TWICE = "in post_conv mode NeMo edits what it read, its own file too; ours says what comes right by that"
 
 
@@ -159,19 +160,23 @@ def optimizer_order(side: Side) -> list[str]:
 
 def compare(ours: Record, nemo: Record) -> Iterator[Row]:
     """What each side made of the other's files, and what stands in ours."""
-    mine, theirs = ours.measured[NAME], nemo.measured[NAME]
+    mine, theirs, own = ours.measured[NAME], nemo.measured[NAME], ours.job.own_options
     for suffix in FORMATS:
-        yield from compare_opened(f"NeMo's {suffix}, opened here", suffix, mine, theirs, theirs)
-        yield from compare_written(f"our {suffix}", suffix, mine, theirs)
-        yield from compare_opened(f"our {suffix}, opened by NeMo", suffix, theirs, mine, theirs)
+        yield from compare_opened(f"NeMo's {suffix}, opened here", suffix, mine, theirs, theirs, own)
+        yield from compare_written(f"our {suffix}", suffix, mine, theirs, own)
+        yield from compare_opened(f"our {suffix}, opened by NeMo", suffix, theirs, mine, theirs, own)
+    for key, value in own.items():
+        yield Row(NAME, f"options of our side: {key}={value}", KNOWN, reason=ONLY_OURS, module=MODULE)
     if ours.job.checkpoint:
         yield from compare_checkpoint(Path(ours.job.checkpoint).name, mine, theirs)
     out_of_order = differing_lines(mine.facts["optimizer"], theirs.facts["optimizer"])
     yield verdict("optimizer states: order of the parameters", out_of_order, "a state is its parameter's by its number")
 
 
-def compare_opened(what: str, suffix: str, opener: Measured, writer: Measured, nemo: Measured) -> Iterator[Row]:
-    """nemo: whose configuration the file must mean."""
+def compare_opened(
+    what: str, suffix: str, opener: Measured, writer: Measured, nemo: Measured, own: Facts
+) -> Iterator[Row]:
+    """nemo: whose configuration the file must mean, but for our `own` options."""
     written, opened = writer.facts["written"][suffix], opener.facts["opened"].get(suffix)
     if "error" in written:
         yield failed(f"{what}: written", written["error"])
@@ -182,12 +187,12 @@ def compare_opened(what: str, suffix: str, opener: Measured, writer: Measured, n
     else:
         yield verdict(f"{what}: weights", differing_tensors(opened["state"], writer.facts["model"]), BIT_FOR_BIT)
         config = nemo.facts["written"][suffix].get("config", {})
-        yield verdict(f"{what}: configuration", differing_keys(opened["config"], config), SAME_MEANING)
+        yield verdict(f"{what}: configuration", differing_keys(opened["config"], config, own), SAME_MEANING)
         yield verdict(f"{what}: options of its modules", opened["changed"], "as those of the model that was written")
         yield compare_log_probs(f"{what}: log-probabilities", opener, writer, f"opened/{suffix}")
 
 
-def compare_written(what: str, suffix: str, ours: Measured, nemo: Measured) -> Iterator[Row]:
+def compare_written(what: str, suffix: str, ours: Measured, nemo: Measured, own: Facts) -> Iterator[Row]:
     """What stands in our file, against the model that it is of and against NeMo's file of the same model."""
     written, theirs = ours.facts["written"][suffix], nemo.facts["written"][suffix]
     if "error" in written:
@@ -196,7 +201,7 @@ def compare_written(what: str, suffix: str, ours: Measured, nemo: Measured) -> I
     if "config" not in theirs:
         yield Row(NAME, f"{what}: configuration in it", NOT_RUN, reason=f"NeMo wrote no file: {theirs['error']}")
         return
-    differing = differing_keys(written["config"], theirs["config"])
+    differing = differing_keys(written["config"], theirs["config"], own)
     is_post_conv = theirs["config"].get("mask_position") == "post_conv"
     edited = [line for line in differing if is_post_conv and line.startswith(NEMO_EDITS)]
     yield verdict(f"{what}: configuration in it", [line for line in differing if line not in edited], SAME_MEANING)
