@@ -117,12 +117,17 @@ class Evidence:
             return None
         self.model.train(self.culprit.phase == TRAINING)
         seed_everything(seed)
-        with torch.no_grad():
-            return list(tensors_in(module(**arguments)))
+        try:
+            with torch.no_grad():
+                return list(tensors_in(module(**arguments)))
+        except Exception:  # what is wrong with a module may show only here; then nothing is known
+            return None
 
     def arguments(self, module: nn.Module, alone: int | None) -> dict[str, Tensor] | None:
         given = {}
         for name, parameter in inspect.signature(module.forward).parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                return None
             port = PORTS.get(name, name)
             x = self.pair.ours.input(self.culprit.ours, port) if port else None
             if x is not None:
