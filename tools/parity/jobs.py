@@ -1,6 +1,7 @@
 """What is compared when nobody says: the cases of the kept records, and with a NeMo that runs many more."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from tools.parity.cases import CASES, NEMO, PLAIN, SEED, make_audio, make_masks
@@ -79,7 +80,7 @@ LIVE: dict[str, dict] = {  # what each changes in REDUCED: keys of `model`
 def live_job(name: str) -> Job:
     overrides = [as_override(key, value) for key, value in (REDUCED | LIVE[name]).items()]
     aspects = [aspect for aspect in MODEL_ASPECTS if aspect != "masks" or name in WITH_MASKS]
-    return own_job(DEFAULT, overrides, aspects=aspects, name=f"live_{name}")
+    return replace(own_job(DEFAULT, overrides, aspects=aspects, name=f"live_{name}"), notes=())
 
 
 def as_override(key: str, value: object) -> str:

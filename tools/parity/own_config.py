@@ -173,7 +173,10 @@ def in_nemos_words(section: dict, notes: list[str]) -> OwnConfig:
     for key, value in own_options.items():
         notes.append(f"model.{key}={value} is an option of this project's own: NeMo goes without")
     config = {key: value for key, value in config.items() if key not in WRITTEN_BY_NEMO} | data
-    return OwnConfig(Case(f"models.ssl_models.{class_name}", config), own_options, neutralised(config), tuple(notes))
+    off = neutralised(config)
+    if off:
+        notes.append(f"off on both sides, since each draws at random in its own order: {', '.join(off)}")
+    return OwnConfig(Case(f"models.ssl_models.{class_name}", config), own_options, off, tuple(notes))
 
 
 def class_of(section: dict) -> str:

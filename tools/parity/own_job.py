@@ -18,7 +18,7 @@ from tools.parity.records import Job, start_weights
 from tools.parity.side import DATA
 from utils.config_check import nearest
 
-ASPECTS = ("computation",)
+ASPECTS = ("configuration", "parameters", "masks", "computation")
 LAST_WITHOUT_OPTIM = "batch_norm"
 
 
@@ -33,13 +33,14 @@ def own_job(
     noise_manifest: Path | None = None,
     steps: int = STEPS,
     until: str = LEVELS[-1],
-    aspects: Sequence[str] = ASPECTS,
+    aspects: Sequence[str] | None = None,
     name: str = "",
 ) -> Job:
     """The job of a config (yaml, and overrides as Hydra has them), a checkpoint's weights and some recordings.
 
     Without a config the checkpoint's own counts, without both our default one; without a checkpoint NeMo draws the
-    weights; without audio the tool makes some. manifest, noise_manifest: for the aspect `data`.
+    weights; without audio the tool makes some. manifest, noise_manifest: for the aspect `data`. aspects: None for all
+    that apply; files are left out where the computation is to end early.
     Raises ValueError or OSError, in one line, for what can't be used.
     """
     if until not in LEVELS:
@@ -63,7 +64,7 @@ def own_job(
     return Job(
         name=name or name_of(config, checkpoint),
         case=replace(own.case, config=config_of_model),
-        aspects=tuple(aspects),
+        aspects=aspects_for(until, manifest) if aspects is None else tuple(aspects),
         inputs=inputs,
         start={} if weights is None else weights_for(model, weights, notes),
         steps=steps,
@@ -75,6 +76,12 @@ def own_job(
         manifest=absolute(manifest),
         noise_manifest=absolute(noise_manifest),
     )
+
+
+def aspects_for(until: str, manifest: Path | None) -> tuple[str, ...]:
+    data = () if manifest is None else ("data",)
+    files = () if is_before(until, LAST_WITHOUT_OPTIM) else ("files",)
+    return ASPECTS + data + files
 
 
 def config_of(weights: Weights) -> DictConfig:
