@@ -14,8 +14,9 @@ from tools.parity.compare import Comparison, compare_with
 from tools.parity.jobs import LIVE_CASES
 from tools.parity.nemo_side import measure_job
 from tools.parity.own_job import own_job
-from tools.parity.records import Job, Record, load, save
+from tools.parity.records import Job, Record, load, save, start_weights
 from tools.parity.rows import FAILED, KNOWN, NOT_RUN
+from tools.parity.side import Side
 
 pytestmark = [
     pytest.mark.nemo,
@@ -23,7 +24,7 @@ pytestmark = [
 ]
 
 NEMO_RAISES = {"live_vggnet4"}
-COMPUTATION = ("computation",)
+COMPARED = ("parameters", "computation")
 SMALL = [
     "model.encoder.d_model=16", "model.encoder.n_heads=2", "model.encoder.n_layers=1", "model.num_classes=32",
     "model.encoder.subsampling_conv_channels=4",
@@ -40,7 +41,7 @@ def quiet_nemo():
 def compared(job: Job, folder: Path) -> Comparison:
     """As tools.compare_with_nemo does it, but for the processes."""
     asked, answer = folder / "asked.safetensors", folder / "answer.safetensors"
-    save(Record(replace(job, aspects=COMPUTATION), {"side": "nemo"}), asked)
+    save(Record(replace(job, aspects=COMPARED), {"side": "nemo"}), asked)
     measure_job(str(asked), str(answer), str(folder))
     return compare_with(load(answer), folder)
 
@@ -65,8 +66,11 @@ def test_what_nemo_cant_run_is_a_row_that_isnt_run(name, tmp_path):
     assert statuses(comparison, NOT_RUN) == ["NeMo raised"]
 
 
-def test_what_nemo_cant_build_is_a_row_that_isnt_run(tmp_path):
+@pytest.mark.parametrize("weights", ["drawn", "given"])
+def test_what_nemo_cant_build_is_a_row_that_isnt_run(weights, tmp_path):
     job = own_job(overrides=SMALL)
+    if weights == "given":
+        job = replace(job, start=start_weights(Side("ours", job, tmp_path).fresh()))
     job.case.config["masking"]["a_key_of_tomorrow"] = 1
     comparison = compared(job, tmp_path)
     assert [(row.what, row.status) for row in comparison.rows] == [("NeMo raised", NOT_RUN)]

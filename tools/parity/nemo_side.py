@@ -5,7 +5,6 @@ python -m tools.parity.nemo_side     (started by tools/compare_with_nemo.py)
 
 import logging
 import sys
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,35 +17,46 @@ from tools.parity.records import Job, Record, load, save
 from tools.parity.side import Side, origin, with_start_weights
 from tools.side_process import serve
 
+LONGEST_ERROR = 300  # characters of what NeMo raised
+
 
 def measure_job(job: str, record: str, folder: str) -> dict:
     """Read a job from one file, write what NeMo computes of it to another."""
     asked = load(Path(job)).job
     try:
         answer = measure(Side("nemo", complete(asked, Path(folder)), Path(folder)))
-    except NotBuilt as error:
-        answer = Record(replace(asked, aspects=()), origin("nemo"), raised=str(error))
+    except Exception:
+        why = why_not_built(asked, Path(folder))
+        if not why:
+            raise
+        answer = Record(replace(asked, aspects=()), origin("nemo"), raised=why)
     save(answer, Path(record))
     return {}
 
 
 def complete_job(job: str, folder: str) -> dict:
     """Put into the file of a job what only NeMo can give. A model that it can't build is left to `measure_job`."""
-    with suppress(NotBuilt):
-        save(Record(complete(load(Path(job)).job, Path(folder)), {"side": "nemo"}), Path(job))
+    asked = load(Path(job)).job
+    try:
+        save(Record(complete(asked, Path(folder)), {"side": "nemo"}), Path(job))
+    except Exception:
+        if not why_not_built(asked, Path(folder)):
+            raise
     return {}
 
 
-class NotBuilt(Exception):
-    """NeMo raised while it built the model."""
+def why_not_built(job: Job, folder: Path) -> str:
+    """What NeMo raises where it builds the job's model; "" where it doesn't."""
+    try:
+        Side("nemo", job, folder).fresh()
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:LONGEST_ERROR]}"
+    return ""
 
 
 def complete(job: Job, folder: Path) -> Job:
     """The job with what only NeMo can give: start weights, features for an encoder, masks as long as the features."""
-    try:
-        job = with_start_weights(job, folder)
-    except Exception as error:
-        raise NotBuilt(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+    job = with_start_weights(job, folder)
     if job.case.is_model:
         return job if "masks" in job.inputs else with_masks(job)
     return job if "features" in job.inputs else replace(job, inputs=encoder_inputs(job))
