@@ -14,6 +14,7 @@ from pathlib import Path
 ANSWER = "@answer "  # libraries print to stdout, too
 ROOT = Path(__file__).resolve().parents[1]
 LAST_LINES = 15  # of what a process that died had to say
+NOT_HANDED_ON = ("PYTHONHOME", "PYTHONSAFEPATH", "__PYVENV_LAUNCHER__")  # of this Python; another one is misled
 
 
 class SideProcess:
@@ -23,14 +24,15 @@ class SideProcess:
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed at exit)
         try:
             self.process = subprocess.Popen(
-                [python, "-m", module, *arguments],
+                [executable(python), "-m", module, *arguments],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self.errors,
                 text=True,
                 encoding="utf-8",
-                env={**os.environ, **(environment or {})},
+                errors="replace",  # what libraries print; answers are ASCII
+                env={k: v for k, v in os.environ.items() if k not in NOT_HANDED_ON} | dict(environment or {}),
             )
         except OSError as error:
             self.errors.close()
@@ -61,11 +63,20 @@ class SideProcess:
         return self
 
     def __exit__(self, *exception) -> None:
+        """Let it end by itself; after an error or Ctrl-C don't wait for the task underway."""
+        if any(exception):
+            self.process.terminate()
         with suppress(OSError):  # it died and left a task unread, which has been told
             self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
         self.errors.close()
+
+
+def executable(python: str) -> str:
+    """A path as seen from here, where the process starts elsewhere; a bare name is looked up in PATH."""
+    python = os.path.expanduser(python)
+    return os.path.abspath(python) if os.path.dirname(python) else python  # not resolved: a link may be a venv
 
 
 def serve(tasks: Mapping[str, Callable[..., dict]]) -> None:
@@ -76,4 +87,4 @@ def serve(tasks: Mapping[str, Callable[..., dict]]) -> None:
             answer = tasks[arguments.pop("task")](**arguments)
         except Exception:
             answer = {"error": traceback.format_exc()}
-        print(ANSWER + json.dumps(answer), flush=True)
+        print(f"\n{ANSWER}{json.dumps(answer)}", flush=True)  # a library may have left a line open

@@ -1,22 +1,39 @@
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
-from tools.side_process import SideProcess
+from tools.side_process import SideProcess, executable
 
 MODULE = """
-import sys
+import sys, time
 from tools.side_process import serve
 
 def fail():
     raise ValueError("no such layer")
+
+def chat():
+    print("loading ...", end="")
+    sys.stdout.flush()
+    sys.stdout.buffer.write(b"\\xff\\xfe ...")
+    return {"done": True}
 
 def stop():
     print("last words", file=sys.stderr)
     sys.exit(7)
 
 print("a library says hello")
-serve({"add": lambda a, b: {"sum": a + b}, "arguments": lambda: {"given": sys.argv[1:]}, "fail": fail, "stop": stop})
+def add(a, b):
+    return {"sum": a + b}
+
+def arguments():
+    return {"given": sys.argv[1:]}
+
+def sleep():
+    time.sleep(100_000)
+
+serve({task.__name__: task for task in (add, arguments, fail, stop, chat, sleep)})
 """
 
 
@@ -71,3 +88,31 @@ def test_a_process_that_never_served_tells_why(start):
 def test_a_python_that_is_not_there_is_refused_by_its_path(tmp_path):
     with pytest.raises(ValueError, match=r"no_python.*give the path of a Python"):
         SideProcess(str(tmp_path / "no_python"), "answering")
+
+
+def test_a_line_that_a_library_leaves_open_hides_no_answer(start):
+    with start() as process:
+        assert process("chat") == {"done": True}
+
+
+def test_after_ctrl_c_nobody_waits_for_the_task_underway(start):
+    with pytest.raises(KeyboardInterrupt), start() as process:
+        process.process.stdin.write('{"task": "sleep"}\n')
+        process.process.stdin.flush()
+        raise KeyboardInterrupt
+    assert process.process.returncode != 0
+
+
+def test_a_relative_path_is_that_of_who_gives_it(start, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    monkeypatch.chdir(tmp_path / "bin")
+    assert executable(f".{os.sep}python") == str(tmp_path / "bin" / "python")
+    assert executable("python3") == "python3"
+    assert executable(os.path.join("~", "python")) == str(Path.home() / "python")
+
+
+def test_settings_of_this_python_do_not_reach_the_other(start, monkeypatch):
+    """With PYTHONSAFEPATH it wouldn't find this project."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    with start() as process:
+        assert process("add", a=1, b=2) == {"sum": 3}

@@ -19,9 +19,21 @@ class LiveNemo:
         """folder: for the files that the two sides hand each other."""
         self.python, self.folder = python, folder
         self.process = SideProcess(python, "tools.parity.nemo_side", environment={"PYTHONWARNINGS": "ignore"})
-        versions = self.process("describe")
+        versions = self.describe()
         self.nemo_version = versions["nemo_version"]
         self.description = f"NeMo {self.nemo_version} (torch {versions['torch_version']}), run now"
+
+    def describe(self) -> dict[str, str]:
+        """Versions of NeMo, torch and Python there. Raises ValueError, in one line, where NeMo can't be imported."""
+        try:
+            return self.process("describe")
+        except RuntimeError as error:
+            self.process.__exit__()
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(
+                f"{self.python} can't import NeMo ({reason}): give --nemo-python the Python of an environment with "
+                "nemo_toolkit[asr] and safetensors"
+            ) from error
 
     def record(self, job: Job) -> Record:
         """What NeMo computes of the job."""
