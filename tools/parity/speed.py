@@ -100,9 +100,11 @@ def prepare(job: Job, batch: tuple[int, float] | None, threads: int, utterances:
     config = job.case.config | {"optim": job.case.config.get("optim") or FALLBACK_OPTIM}
     path = folder / "speed.safetensors"
     save(Record(replace(job, inputs=inputs, start={}, case=replace(job.case, config=config)), {}), path)
-    speech, noise = (job.manifest, job.noise_manifest) if job.manifest else write_data(folder, rate, utterances)
-    speech = pick_lines(Path(speech), folder / "speech.json", utterances)
-    section = SECTION | {"sample_rate": rate, "drop_last": False}
+    manifest, noise = (job.manifest, job.noise_manifest) if job.manifest else write_data(folder, rate, utterances)
+    speech = pick_lines(Path(manifest), folder / "speech.json", utterances)
+    if not speech.read_text(encoding="utf-8"):
+        raise ValueError(f"{manifest} lists no utterances to load: give a manifest that does")
+    section = SECTION | {"sample_rate": rate, "drop_last": False, "min_duration": None, "max_duration": None}
     section |= {"manifest_filepath": str(speech), "noise_manifest": noise}
     return Work(path, threads, section, pick_lines(speech, folder / "first_batch.json", section["batch_size"]))
 

@@ -158,6 +158,12 @@ def test_the_jobs_own_audio_manifest_and_optimizer_are_used(sides, job, tmp_path
     assert work.section["noise_manifest"] is None
 
 
+def test_a_manifest_without_lines_is_refused_by_its_path(sides, job, tmp_path):
+    (tmp_path / "none.json").write_text("\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"none\.json lists no utterances"):
+        measure_speed(replace(job, manifest=str(tmp_path / "none.json")), BOTH)
+
+
 @pytest.mark.parametrize("optim", [{}, {"optim": None}])
 def test_a_config_without_an_optimizer_gets_one(sides, job, tmp_path, optim):
     config = {key: value for key, value in job.case.config.items() if key != "optim"} | optim
