@@ -65,6 +65,21 @@ def test_the_rule_for_short_utterances_is_told_with_numbers(new, old, swapped):
     assert rows["masks, overlap"].detail == "no difference at 7, 9, 12, 38, 125, 250 steps"
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_place_less_for_blocks_is_told(new, old, swapped):
+    measured = old.measured["masks"]
+    tensors = dict(measured.tensors)
+    for tensor in ("overlap/statistics", "overlap/beyond"):
+        tensors[tensor] = new.measured["masks"].tensors[f"fewer starts/{tensor}"]
+    fewer = replace(old, measured=old.measured | {"masks": replace(measured, tensors=tensors)})
+    rows = by_what(list(differences([fewer], [new]) if swapped else differences([new], [fewer])))
+    told = rows["masks, overlap: the last start"]
+    assert told.reason.startswith("NeMo 2.6.0 begins no block at the last place")
+    assert (
+        "of last frames masked instead of 0.0%" if swapped else ", 0.0% of last frames masked instead"
+    ) in told.detail
+
+
 def test_a_difference_that_no_version_is_known_for_is_told_too(new, old):
     strange = replace(old, origin={"nemo_version": "2.9.0"})
     rows = by_what(list(differences([new], [strange])))
