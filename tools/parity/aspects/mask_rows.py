@@ -27,8 +27,8 @@ SEEDED = "seeded "
 SAME_DRAWS = "both ask torch's generator for the same numbers, so one seed gives one mask"
 OTHER_DRAWS = "NeMo {} asks torch's generator for other numbers than 3.0.0: compared in distribution"
 TESTED = (
-    f"the largest of {len(QUANTITIES)} differences, in standard errors of two independent samples of {{}} utterances; "
-    f"a right implementation is beyond the limit in as few comparisons as a normal variable is beyond {SIGMA:g} sigma"
+    f"standard errors of a difference of two samples: the largest of {len(QUANTITIES)} exceeds the limit as seldom as a "
+    f"normal variable {SIGMA:g} sigma"
 )
 LAST_START = "; NeMo {} begins no block at the last place where one fits: compared without that place here too"
 SHRUNK = "NeMo {} shifts blocks that shrink by up to a whole block, also beyond the end; 3.0.0 and this project don't"
@@ -122,7 +122,7 @@ class MaskPair:
         lengths = self.nemo.facts["lengths"]
         most = limit(2 * len(OVERLAP) * len(lengths))
         for index, length in enumerate(lengths):
-            reason, variant, known = TESTED.format(draws_for(length)), None, False
+            reason, variant, known = TESTED, None, False
             if self.begins_fewer(name, length):
                 reason, variant = reason + LAST_START.format(series(self.version)), FEWER
             elif name == "no overlap" and self.shifts_shrunk(length):
@@ -130,7 +130,8 @@ class MaskPair:
             seen = self.difference(f"{name}/{seeded}statistics", f"{name}/statistics", index, variant)
             status = PASSED if abs(seen.z) <= most else KNOWN if known else FAILED
             what = f"{seeded}{name}, {length} {self.nemo.facts['unit']}"
-            yield Row(LEVEL, what, status, abs(seen.z), most, reason, told(seen), MODULE)
+            detail = f"{told(seen)}, over {draws_for(length)} utterances"
+            yield Row(LEVEL, what, status, abs(seen.z), most, reason, detail, MODULE)
 
     def difference(self, mine: str, nemo: str, index: int, variant: str | None = None) -> Difference:
         draws = draws_for(self.nemo.facts["lengths"][index])
