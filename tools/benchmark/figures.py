@@ -48,7 +48,12 @@ def spread(values: list[float]) -> str:
     """Median (lowest to highest)."""
     if not values:
         return "-"
-    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+    return f"{three_digits(statistics.median(values))} ({three_digits(min(values))} to {three_digits(max(values))})"
+
+
+def three_digits(value: float) -> str:
+    """Without an exponent where the number is large: 0.0123, 1.23, 12,345."""
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 class Sides:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tools.benchmark import figures
-from tools.benchmark.figures import Figure, Sides
+from tools.benchmark.figures import Figure, Sides, spread, three_digits
 
 PYTHONS = {"ours": "python3", "nemo": "other/python"}
 
@@ -69,3 +69,14 @@ def test_a_figure_is_json_with_its_ratios():
     figure = Figure("items", "items/s", True, ours=[6.0, 8.0], nemo=[3.0, 2.0], note="of 4")
     written = json.loads(json.dumps(figure.to_json()))
     assert written["times_better"] == [2.0, 4.0] and written["ours"] == [6.0, 8.0] and written["note"] == "of 4"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.012345, "0.0123"), (1.2345, "1.23"), (999.4, "999"), (999.9, "1,000"), (12345.6, "12,346")]
+)
+def test_a_number_is_written_with_three_digits_and_without_an_exponent(value, text):
+    assert three_digits(value) == text
+
+
+def test_a_spread_is_the_median_with_the_lowest_and_the_highest():
+    assert spread([3.0, 1.0, 2000.0]) == "3 (1 to 2,000)" and spread([]) == "-"
