@@ -188,7 +188,8 @@ class Pair:
         return None
 
     def amplifier(self) -> Culprit | None:
-        """The module with the largest error of an output for its error of the inputs."""
+        """The module with the largest error of an output for its error of the inputs; one that has parts, only where
+        none of these explains half of it."""
         best, largest = None, 0.0
         for ours, nemo in self.calls():
             given = self.input_error(ours, nemo)
@@ -196,7 +197,8 @@ class Pair:
                 got, expected = self.ours.output(ours, port), self.nemo.output(nemo, port)
                 error = self.error(nemo, port, got, expected)
                 growth = error / max(given, ROUNDING)
-                if growth > max(largest, 1.0) and error < float("inf"):
+                around = best is not None and (nemo.module == ROOT or best[1].module.startswith(f"{nemo.module}."))
+                if growth > max(largest * (2 if around else 1), 1.0) and error < float("inf"):
                     largest, best = growth, (ours, nemo, port, error, self.where(nemo, port, got, expected))
         if best is None:
             return None

@@ -1,0 +1,85 @@
+"""Who is to blame: whoever gets the same as NeMo's and gives something else."""
+
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+
+from tools.parity.diagnosis.axes import aligned
+from tools.parity.diagnosis.culprit import AMPLIFIES, RAISED, Pair
+from tools.parity.trace import EVALUATION, Trace
+
+
+class Chain(nn.Module):
+    """first -> second -> third, with what goes wrong in each."""
+
+    def __init__(self, wrong: dict | None = None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.third = (nn.Linear(4, 4) for _ in range(3))
+        for name, change in (wrong or {}).items():
+            part = getattr(self, name)
+            part.forward = lambda x, forward=part.forward, change=change: change(forward(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.third(self.second(self.first(x)))
+
+
+def traced(model: nn.Module) -> Trace:
+    trace = Trace()
+    with suppress(ValueError), trace.watch(model, EVALUATION), torch.no_grad():
+        model(torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1)))
+    return trace
+
+
+def pair(wrong: dict | None = None) -> Pair:
+    classes = {"": "models.x.Chain", "first": "torch.nn.Linear", "second": "torch.nn.Linear", "third": "parts.y.Third"}
+    return Pair(traced(Chain(wrong)), traced(Chain()), classes)
+
+
+def test_equal_models_have_no_culprit():
+    assert pair().culprit() is None
+
+
+def test_the_first_that_gives_something_else_is_blamed_and_not_who_gets_it():
+    found = pair({"second": lambda y: 2 * y}).culprit()
+    assert (found.module, found.owner) == ("second", "models.x.Chain")
+    assert "instead of" in found.detail
+
+
+def test_a_number_that_is_not_finite_differs():
+    assert pair({"third": lambda y: y * torch.nan}).culprit().module == "third"
+
+
+def test_of_two_the_first_is_blamed():
+    assert pair({"first": lambda y: y + 1, "third": lambda y: y + 1}).culprit().module == "first"
+
+
+def test_who_hands_something_else_to_its_parts_is_blamed():
+    class Swapped(Chain):
+        def forward(self, x):
+            return self.third(self.first(self.second(x)))
+
+    found = Pair(traced(Swapped()), traced(Chain()), {"": "models.x.Swapped"}).culprit()
+    assert (found.module, found.class_name) == ("(model)", "models.x.Swapped")
+    assert "its part" in found.detail
+
+
+def test_who_raises_is_blamed_if_it_was_given_the_same():
+    def refuse(y):
+        raise ValueError("no")
+
+    found = pair({"second": refuse}).raised_in("ValueError: no")
+    assert (found.module, found.reason, found.detail) == ("second", RAISED, "ValueError: no")
+
+
+def test_errors_within_the_limits_are_traced_to_where_they_grow_most():
+    wrong = {"first": lambda y: y * (1 + 1e-7), "second": lambda y: y * (1 + 9e-5)}
+    assert pair(wrong).culprit() is None
+    assert (pair(wrong).amplifier().module, pair(wrong).amplifier().reason) == ("second", AMPLIFIES)
+
+
+def test_axes_of_size_1_do_not_matter_to_inputs():
+    x = torch.randn(2, 3, 4)
+    assert aligned(x[:, None], x).shape == (2, 3, 4)
+    assert aligned(x.transpose(1, 2), x).shape == (2, 4, 3)
