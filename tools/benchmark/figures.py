@@ -81,7 +81,7 @@ class Sides:
 
     def __exit__(self, *exception) -> None:
         for process in self.processes.values():
-            process.__exit__()
+            process.__exit__(*exception)
 
 
 def repeat(

@@ -22,7 +22,7 @@ class Echo:
         return arguments
 
     def __exit__(self, *exception) -> None:
-        self.log.append(("end", self.side))
+        self.log.append(("end", self.side, exception[:1]))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_sides_take_turns_and_the_next_repetition_goes_the_other_way_round(log):
         sides("epoch", 2)
     asked = [side for task, side, *_ in log if task == "epoch"]
     assert asked == ["ours", "nemo", "nemo", "ours", "ours", "nemo"]
-    assert log[-2:] == [("end", "ours"), ("end", "nemo")]
+    assert log[-2:] == [("end", "ours", (None,)), ("end", "nemo", (None,))]
 
 
 def test_a_process_starts_at_its_first_task_after_the_other_side_has_answered(log):
@@ -52,6 +52,13 @@ def test_a_process_starts_at_its_first_task_after_the_other_side_has_answered(lo
         ("start", "python3", "some.module", "ours"),
         ("epoch", "ours", {}),
     ]
+
+
+def test_processes_are_told_of_an_interruption(log):
+    with pytest.raises(KeyboardInterrupt), Sides(PYTHONS, "some.module") as sides:
+        sides("epoch", 0)
+        raise KeyboardInterrupt
+    assert log[-2:] == [("end", "ours", (KeyboardInterrupt,)), ("end", "nemo", (KeyboardInterrupt,))]
 
 
 def test_what_a_side_cannot_tell_is_left_out():
