@@ -27,8 +27,8 @@ SEEDED = "seeded "
 SAME_DRAWS = "both ask torch's generator for the same numbers, so one seed gives one mask"
 OTHER_DRAWS = "NeMo {} asks torch's generator for other numbers than 3.0.0: compared in distribution"
 TESTED = (
-    f"standard errors of a difference of two samples: the largest of {len(QUANTITIES)} exceeds the limit as seldom as a "
-    f"normal variable {SIGMA:g} sigma"
+    f"standard errors of a difference of two samples: the largest of {len(QUANTITIES)} exceeds the limit as seldom as "
+    f"a normal variable {SIGMA:g} sigma"
 )
 LAST_START = "; NeMo {} begins no block at the last place where one fits: compared without that place here too"
 SHRUNK = "NeMo {} shifts blocks that shrink by up to a whole block, also beyond the end; 3.0.0 and this project don't"
