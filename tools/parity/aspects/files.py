@@ -189,7 +189,7 @@ def compare_opened(
         config = nemo.facts["written"][suffix].get("config", {})
         yield verdict(f"{what}: configuration", differing_keys(opened["config"], config, own), SAME_MEANING)
         yield verdict(f"{what}: options of its modules", opened["changed"], "as those of the model that was written")
-        yield compare_log_probs(f"{what}: log-probabilities", opener, writer, f"opened/{suffix}")
+        yield compare_log_probs(f"{what}: log-probabilities", nemo, opener, writer, f"opened/{suffix}")
 
 
 def compare_written(what: str, suffix: str, ours: Measured, nemo: Measured, own: Facts) -> Iterator[Row]:
@@ -222,11 +222,16 @@ def compare_checkpoint(name: str, mine: Measured, theirs: Measured) -> Iterator[
     else:
         what = f"{name}, opened by both"
         yield verdict(f"{what}: weights", differing_tensors(here["state"], there["state"]), BIT_FOR_BIT)
-        yield compare_log_probs(f"{what}: log-probabilities", mine, theirs, "opened/checkpoint", "opened/checkpoint")
+        kind = "opened/checkpoint"
+        yield compare_log_probs(f"{what}: log-probabilities", theirs, mine, theirs, kind, kind)
 
 
-def compare_log_probs(what: str, got: Measured, expected: Measured, name: str, other: str = "model") -> Row:
+def compare_log_probs(
+    what: str, nemo: Measured, got: Measured, expected: Measured, name: str, other: str = "model"
+) -> Row:
     """name, other: which of the log-probabilities of `got` and `expected`."""
+    if "error" in nemo.facts:
+        return Row(NAME, what, NOT_RUN, reason="NeMo raises for this model", detail=nemo.facts["error"], module=MODULE)
     mine, theirs = (side.tensors.get(f"log_probs/{key}") for side, key in ((got, name), (expected, other)))
     if theirs is None:
         return failed(what, expected.facts.get("error", "not computed"))

@@ -11,7 +11,7 @@ from tools.parity.aspects import file_formats, files
 from tools.parity.aspects.file_differences import differing_keys, differing_tensors, digests
 from tools.parity.compare import compare_with
 from tools.parity.records import Record, kept
-from tools.parity.rows import FAILED, KNOWN, NOT_RUN
+from tools.parity.rows import FAILED, KNOWN, NOT_RUN, all_passed
 
 WHAT = ("weights", "configuration", "options of its modules", "log-probabilities")
 FIRST, SECOND = "encoder.layers.0.norm_out.weight", "encoder.layers.0.norm_out.bias"  # of one shape
@@ -184,6 +184,16 @@ def test_without_nemo_a_file_that_it_never_opened_is_not_run(tmp_path):
     rows = {row.what: row for row in compare_with(record, tmp_path).rows}
     row = rows["our .nemo, opened by NeMo"]
     assert (row.status, row.reason) == (NOT_RUN, "needs NeMo, run now")
+
+
+def test_a_model_that_nemo_cannot_compute_has_files_all_the_same(tmp_path):
+    """vggnet raises in NeMo 3.0.0; its weights and its configuration are compared."""
+    record = record_of_files()
+    record.measured[files.NAME].facts["error"] = "RuntimeError: shapes"
+    rows = compare_with(record, tmp_path).rows
+    not_run = [row for row in rows if row.status == NOT_RUN]
+    assert {row.what.split(": ")[1] for row in not_run if ": " in row.what} == {"log-probabilities"}
+    assert all_passed(rows) and not_run[0].detail == "RuntimeError: shapes"
 
 
 def test_what_nemo_made_of_another_file_of_ours_counts_for_nothing(monkeypatch, tmp_path):
