@@ -9,8 +9,8 @@ from tools.parity.own_config import DEFAULT
 from tools.parity.own_job import own_job
 from tools.parity.records import Job
 
-ENCODER_ASPECTS = ("configuration", "parameters", "computation")
-MODEL_ASPECTS = ("configuration", "parameters", "masks", "computation", "files")
+ENCODER_ASPECTS = ("configuration", "parameters", "initial_weights", "computation")
+MODEL_ASPECTS = ("configuration", "parameters", "initial_weights", "masks", "computation", "files")
 OF_NO_MODEL = ("shipped_config", "data")  # the same for every model, so they are compared once, with the first
 FIRST_MODEL = "model_pre_conv_1_book"
 WITH_MASKS = ("default", "plain", "post_conv")  # of the live cases, which mask alike otherwise

@@ -18,7 +18,7 @@ from tools.parity.records import Job, start_weights
 from tools.parity.side import DATA
 from utils.config_check import nearest
 
-ASPECTS = ("configuration", "parameters", "masks", "computation")
+ASPECTS = ("configuration", "parameters", "initial_weights", "masks", "computation")
 LAST_WITHOUT_OPTIM = "batch_norm"
 
 

@@ -61,9 +61,9 @@ class Side:
         """What is put right in NeMo's model, which raises otherwise: see `add_missing_transpose`."""
         return [MISSING_TRANSPOSE] if self.is_nemo and lacks_transpose(self.case) else []
 
-    def fresh(self) -> nn.Module:
+    def fresh(self, seed: int = SEED) -> nn.Module:
         """A new model or encoder with weights of its own, on the CPU."""
-        seed_everything(SEED)
+        seed_everything(seed)
         module = self.computed_case.build(self.package)
         if self.repairs:
             add_missing_transpose(module)

@@ -3,7 +3,16 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tools.parity.aspects import computation, configuration, data, files, masks, parameters, shipped_config
+from tools.parity.aspects import (
+    computation,
+    configuration,
+    data,
+    files,
+    initial_weights,
+    masks,
+    parameters,
+    shipped_config,
+)
 from tools.parity.records import Measured, Record
 from tools.parity.rows import FAILED, NOT_RUN, Row
 from tools.parity.side import Side, origin
@@ -25,6 +34,7 @@ ASPECTS: dict[str, Aspect] = {
     "shipped_config": Aspect(shipped_config.measure, shipped_config.compare),
     "configuration": Aspect(configuration.measure, configuration.compare),
     "parameters": Aspect(parameters.measure, parameters.compare),
+    "initial_weights": Aspect(initial_weights.measure, initial_weights.compare),
     "computation": Aspect(computation.measure, computation.compare),
     "masks": Aspect(masks.measure, masks.compare),
     "data": Aspect(data.measure, data.compare),

@@ -32,6 +32,10 @@ LINES = (
         "parameters", "names, shapes, dtypes, counts per module", ("parameters",),
         "names and shapes are exact; the preprocessor's constants round",
     ),
+    Line(
+        "initial weights", "of models that train from scratch", ("initial_weights",),
+        "drawn anew on each side: they agree in distribution", STANDARD_ERRORS,
+    ),
     Line("lengths", "frames and encoder steps", ("length", "training_length"), "counts have no rounding"),
     Line(
         "features", "log-mel of clean and noisy speech", ("feature",),
