@@ -85,6 +85,8 @@ MODELS = {  # class, what changes in `model_config`; post_conv of the denoising 
     "post_conv_1_book": (PLAIN, {"mask_position": "post_conv", "quantizer.combine_time_steps": 1,
                                  "preprocessor.features": 20}),
 }  # fmt: skip
+ENCODER_CLASS = "modules.conformer_encoder.ConformerEncoder"
+CLASS_PATHS = (*(f"models.ssl_models.{name}" for name in (DENOISE, PLAIN)), ENCODER_CLASS)  # that a job may name
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,6 @@ class Case:
     @property
     def is_model(self) -> bool:
         return self.class_path.startswith("models.")
-
-    @property
-    def inputs(self) -> str:
-        """Name of the file of inputs."""
-        return "inputs_model" if self.is_model else "inputs_encoder"
 
     def build(self, package: str) -> nn.Module:
         """The model or encoder, with the class of `package`; its weights follow from torch's seed."""
@@ -119,7 +116,7 @@ class Case:
 
 
 def encoder_case(**changes) -> Case:
-    return Case("modules.conformer_encoder.ConformerEncoder", ENCODER | changes)
+    return Case(ENCODER_CLASS, ENCODER | changes)
 
 
 def model_case(class_name: str, **changes) -> Case:

@@ -4,19 +4,23 @@ A job goes to NeMo's process, its record comes back; the records in tests/parity
 """
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tools.parity.cases import LEVELS, STEPS, Case, Levels
+from tools.parity.cases import CLASS_PATHS, LEVELS, STEPS, Case, Levels
 
 RECORDS = Path(__file__).resolve().parents[2] / "tests" / "parity" / "records"
 START, INPUTS = "start/", "inputs/"  # prefixes of the start weights and the inputs; other tensors: `aspect/name`
+FILE_NAME = re.compile(r"[\w.-]+")  # of a job: files are named after it
 
 
 @dataclass(frozen=True)
@@ -92,15 +96,40 @@ def save(record: Record, path: Path) -> None:
 
 
 def load(path: Path) -> Record:
-    with safe_open(path, framework="pt") as file:
-        description = json.loads(file.metadata()["record"])
+    """Raises ValueError, in one line, for a file that is no record, or is one of another class than ours.
+
+    A record may come from a stranger: all it says is taken for data. What it names to be imported or written is checked
+    here against what there is.
+    """
+    with told_by_path(path), safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (has no iterator)
+        return record_of(json.loads(file.metadata()["record"]), tensors)
+
+
+def description_of(path: Path) -> dict[str, Any]:
+    """What a record says without its tensors: `job`, `origin`, `facts`, `raised`. Raises as `load` does."""
+    with told_by_path(path), safe_open(path, framework="pt") as file:
+        description = json.loads(file.metadata()["record"])
+        return {key: description[key] for key in ("job", "origin", "facts", "raised")}
+
+
+@contextmanager
+def told_by_path(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"{path} is no record that --record made ({reason}): make it anew, or remove it") from error
+
+
+def record_of(description: dict[str, Any], tensors: Levels) -> Record:
     job = description["job"]
     case = Case(**job.pop("case"))
-    job = Job(
-        **job | {"inputs": below(INPUTS, tensors), "start": below(START, tensors)},
-        case=case,
-    )
+    if case.class_path not in CLASS_PATHS:
+        raise ValueError(f"class_path={case.class_path!r} is not one of {', '.join(CLASS_PATHS)}")
+    job = Job(**job | {"inputs": below(INPUTS, tensors), "start": below(START, tensors)}, case=case)
+    if not FILE_NAME.fullmatch(job.name):
+        raise ValueError(f"name={job.name!r} is no name for a file")
     job = replace(job, aspects=tuple(job.aspects), notes=tuple(job.notes))
     measured = {aspect: Measured(below(f"{aspect}/", tensors), facts) for aspect, facts in description["facts"].items()}
     return Record(job, description["origin"], measured, description.get("raised", ""))
