@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from tools.parity.aspects.file_differences import (
     Facts,
@@ -28,7 +28,7 @@ from tools.parity.aspects.file_formats import FORMATS, quiet
 from tools.parity.cases import Levels
 from tools.parity.comparison import compare_tensor
 from tools.parity.levels import evaluate, feed_masks
-from tools.parity.records import Measured, Record
+from tools.parity.records import Measured, Record, below
 from tools.parity.rows import FAILED, KNOWN, NOT_RUN, PASSED, Row
 from tools.parity.side import Side, add_missing_transpose
 from tools.parity.trace import Trace
@@ -36,6 +36,7 @@ from tools.parity.trace import Trace
 NAME = "files"
 MODULE = "core.connectors"
 FILES = "file/"  # prefix of files that a kept record carries
+NEEDS_NEMO = "needs NeMo, run now"
 BIT_FOR_BIT = "a file holds every tensor as it is"
 SAME_MEANING = "every key of one file stands in the other, with its value"
 NEMO_EDITS = (  # in post_conv mode, before it writes; our files say what NeMo makes these of
@@ -43,7 +44,7 @@ NEMO_EDITS = (  # in post_conv mode, before it writes; our files say what NeMo m
     "loss.combine_time_steps",
 )  # fmt: skip
 ONLY_OURS = "this side alone is given it, so that NeMo's files don't say it and ours do"
-EDITED_TWICE = "in post_conv mode NeMo edits what it read, its own file too; ours says what comes right by that"
+LARGEST_KEPT = 8 * 2**20  # bytes of a file that a record carries
 
 
 # measured on each side
@@ -55,10 +56,19 @@ def prepare(side: Side) -> None:
 
 
 def hand_over(record: Record, folder: Path) -> None:
-    """Put the files that a kept record carries where our side looks for them."""
-    for name, packed in record.measured[NAME].tensors.items() if NAME in record.measured else ():
-        if name.startswith(FILES):
-            (folder / name.removeprefix(FILES)).write_bytes(zlib.decompress(packed.numpy().tobytes()))
+    """Put the files that a kept record carries where our side looks for them. It chooses neither names nor sizes."""
+    carried = below(FILES, record.measured[NAME].tensors) if NAME in record.measured else {}
+    for path in (file_of(Side("nemo", record.job, folder), "nemo", suffix) for suffix in FORMATS):
+        if path.name in carried:
+            path.write_bytes(unpacked(carried[path.name]))
+
+
+def unpacked(content: Tensor) -> bytes:
+    """The first LARGEST_KEPT bytes of what `kept_files` packed."""
+    try:
+        return zlib.decompressobj().decompress(content.numpy().tobytes(), LARGEST_KEPT)
+    except zlib.error as error:
+        raise ValueError(f"a file in the record is broken ({error}): make the record anew") from error
 
 
 def measure(side: Side) -> Measured:
@@ -95,10 +105,10 @@ def file_of(side: Side, name: str, suffix: str) -> Path:
 
 
 def files_to_open(side: Side) -> dict[str, Path]:
-    """The other side's files, and the user's own checkpoint, which both open."""
+    """The other side's files, and the user's own checkpoint where both can open it."""
     other = "ours" if side.is_nemo else "nemo"
     found = {suffix: file_of(side, other, suffix) for suffix in FORMATS}
-    if side.job.checkpoint:
+    if side.job.checkpoint and Path(side.job.checkpoint).suffix in FORMATS:
         found["checkpoint"] = Path(side.job.checkpoint)
     return {kind: path for kind, path in found.items() if path.is_file()}
 
@@ -110,7 +120,8 @@ def write(side: Side, model: nn.Module, suffix: str) -> Facts:
     path.unlink(missing_ok=True)
     FORMATS[suffix].write(model, path)
     state, config = FORMATS[suffix].read(path, side.is_nemo)
-    return {"file": sha256(path), "before": before, "state": digests(state), "config": config}
+    size = path.stat().st_size
+    return {"file": sha256(path), "before": before, "size": size, "state": digests(state), "config": config}
 
 
 def open_file(side: Side, model: nn.Module, path: Path, tensors: Levels, name: str) -> Facts:
@@ -137,10 +148,11 @@ def note_log_probs(side: Side, model: nn.Module, tensors: Levels, name: str) -> 
 
 
 def kept_files(side: Side) -> Levels:
-    """NeMo's files themselves, compressed, for a record that is kept."""
-    if not (side.is_nemo and side.job.brief_trace):
+    """NeMo's files themselves, compressed, for a record that is kept; but for large ones."""
+    if not side.is_nemo:
         return {}
     paths = [path for path in (file_of(side, side.name, suffix) for suffix in FORMATS) if path.is_file()]
+    paths = [path for path in paths if path.stat().st_size <= LARGEST_KEPT]
     packed = {path.name: bytearray(zlib.compress(path.read_bytes(), 9)) for path in paths}
     return {FILES + name: torch.frombuffer(content, dtype=torch.uint8) for name, content in packed.items()}
 
@@ -181,7 +193,7 @@ def compare_opened(
     if "error" in written:
         yield failed(f"{what}: written", written["error"])
     elif opened is None or opened["file"] not in (written["file"], written["before"]):
-        yield Row(NAME, what, NOT_RUN, reason="needs NeMo, run now" if opener is nemo else "the record lacks the file")
+        yield Row(NAME, what, NOT_RUN, reason=NEEDS_NEMO if opener is nemo else why_lacking(written))
     elif "state" not in opened:
         yield failed(f"{what}: opened", opened["error"])
     else:
@@ -190,6 +202,13 @@ def compare_opened(
         yield verdict(f"{what}: configuration", differing_keys(opened["config"], config, own), SAME_MEANING)
         yield verdict(f"{what}: options of its modules", opened["changed"], "as those of the model that was written")
         yield compare_log_probs(f"{what}: log-probabilities", nemo, opener, writer, f"opened/{suffix}")
+
+
+def why_lacking(written: Facts) -> str:
+    """Why a record doesn't carry a file of NeMo's."""
+    if written.get("size", 0) > LARGEST_KEPT:
+        return f"records carry no files above {LARGEST_KEPT // 2**20} MiB"
+    return "the record lacks the file"
 
 
 def compare_written(what: str, suffix: str, ours: Measured, nemo: Measured, own: Facts) -> Iterator[Row]:
@@ -215,8 +234,11 @@ def compare_written(what: str, suffix: str, ours: Measured, nemo: Measured, own:
 def compare_checkpoint(name: str, mine: Measured, theirs: Measured) -> Iterator[Row]:
     """The user's file, opened by both sides."""
     here, there = mine.facts["opened"].get("checkpoint"), theirs.facts["opened"].get("checkpoint")
-    if here is None or there is None:
-        yield Row(NAME, f"{name}, opened by both", NOT_RUN, reason="needs NeMo, run now, and the file")
+    if Path(name).suffix not in FORMATS:
+        reason = f"NeMo opens no {Path(name).suffix}: both sides are given the weights that we read from it"
+        yield Row(NAME, f"{name}, opened by both", NOT_RUN, reason=reason)
+    elif here is None or there is None:
+        yield Row(NAME, f"{name}, opened by both", NOT_RUN, reason=f"{NEEDS_NEMO}, and the file")
     elif "state" not in here or "state" not in there:
         yield failed(f"{name}, opened by both", here.get("error") or f"NeMo: {there['error']}")
     else:

@@ -1,5 +1,6 @@
 """Negative controls: checkpoint files that aren't what they should be are seen, by the name of what is wrong."""
 
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,9 @@ from models import ssl_models
 from tools.parity.aspects import file_formats, files
 from tools.parity.aspects.file_differences import differing_keys, differing_tensors, digests
 from tools.parity.compare import compare_with
-from tools.parity.records import Record, kept
+from tools.parity.records import Measured, Record, kept
 from tools.parity.rows import FAILED, KNOWN, NOT_RUN, all_passed
+from tools.parity.side import Side
 
 WHAT = ("weights", "configuration", "options of its modules", "log-probabilities")
 FIRST, SECOND = "encoder.layers.0.norm_out.weight", "encoder.layers.0.norm_out.bias"  # of one shape
@@ -228,3 +230,57 @@ def test_who_wrote_a_config_makes_no_difference_and_an_empty_section_does():
     assert differing_keys(config | {"nemo_version": "2.6.0", "own_options": {"masking": 1}}, config) == []
     assert differing_keys({"b": [1]}, config) == ["a is lost"]
     assert differing_keys(config | {"b": [2]}, config) == ["b: [2] instead of [1]"]
+
+
+# what a record carries
+
+
+def packed(content: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(zlib.compress(content)), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("name", ["/../../outside", "//absolute", "/x.ours.nemo", "/other"])
+def test_a_record_writes_no_file_but_nemos_of_its_job(name, tmp_path):
+    inside = tmp_path / "a" / "b"
+    inside.mkdir(parents=True)
+    name = files.FILES + name.removeprefix("/").replace("/absolute", str(tmp_path / "absolute"))
+    record = record_of_files()
+    files.hand_over(replace(record, measured={files.NAME: Measured({name: packed(b"written")})}), inside)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_file_that_is_packed_too_well_is_cut_off(monkeypatch, tmp_path):
+    monkeypatch.setattr(files, "LARGEST_KEPT", 1000)
+    assert files.unpacked(packed(bytes(10**6))) == bytes(1000)
+
+
+def test_a_file_that_is_broken_in_the_record_is_refused():
+    with pytest.raises(ValueError, match="a file in the record is broken .*: make the record anew"):
+        files.unpacked(torch.zeros(10, dtype=torch.uint8))
+
+
+def test_only_small_files_are_carried_and_the_others_said_to_be_large(monkeypatch, tmp_path):
+    record = record_of_files()
+    for side in (Side("ours", record.job, tmp_path), Side("nemo", record.job, tmp_path)):
+        for suffix in file_formats.FORMATS:
+            files.file_of(side, side.name, suffix).write_bytes(b"four")
+        carried = files.kept_files(side)
+        assert list(carried) == [
+            f"{files.FILES}{record.job.name}.nemo{suffix}" for suffix in file_formats.FORMATS if side.is_nemo
+        ]
+    assert files.unpacked(next(iter(carried.values()))) == b"four"
+    monkeypatch.setattr(files, "LARGEST_KEPT", 3)
+    assert files.kept_files(side) == {}
+    assert files.why_lacking({"size": 4}).startswith("records carry no files above")
+    assert files.why_lacking({"size": 3}) == files.why_lacking({}) == "the record lacks the file"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".nemo"])
+def test_a_checkpoint_that_nemo_opens_none_of_is_said_to_be_one(suffix, tmp_path):
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(b"")
+    record = record_of_files()
+    side = Side("ours", replace(record.job, checkpoint=str(path)), tmp_path)
+    assert ("checkpoint" in files.files_to_open(side)) == (suffix in file_formats.FORMATS)
+    (row,) = files.compare_checkpoint(path.name, Measured(facts={"opened": {}}), record.measured[files.NAME])
+    assert (row.status, "NeMo opens no .safetensors" in row.reason) == (NOT_RUN, suffix == ".safetensors")
