@@ -15,7 +15,7 @@ from tools.parity.jobs import LIVE_CASES
 from tools.parity.nemo_side import measure_job
 from tools.parity.own_job import own_job
 from tools.parity.records import Job, Record, load, save, start_weights
-from tools.parity.rows import FAILED, KNOWN, NOT_RUN
+from tools.parity.rows import BROKEN, FAILED, KNOWN, NOT_RUN
 from tools.parity.side import Side
 
 pytestmark = [
@@ -62,18 +62,19 @@ def test_every_level_of_a_live_case_equals_nemos(name, tmp_path):
 @pytest.mark.parametrize("name", sorted(NEMO_RAISES))
 def test_what_nemo_cant_run_is_a_row_that_isnt_run(name, tmp_path):
     comparison = compared(LIVE_CASES[name](), tmp_path)
-    assert statuses(comparison, FAILED) == []
+    assert statuses(comparison, FAILED, BROKEN) == []
     assert statuses(comparison, NOT_RUN) == ["NeMo raised"]
+    assert not comparison.passed
 
 
 @pytest.mark.parametrize("weights", ["drawn", "given"])
-def test_what_nemo_cant_build_is_a_row_that_isnt_run(weights, tmp_path):
+def test_what_nemo_cant_build_is_a_row_that_broke_off(weights, tmp_path):
     job = own_job(overrides=SMALL)
     if weights == "given":
         job = replace(job, start=start_weights(Side("ours", job, tmp_path).fresh()))
     job.case.config["masking"]["a_key_of_tomorrow"] = 1
     comparison = compared(job, tmp_path)
-    assert [(row.what, row.status) for row in comparison.rows] == [("NeMo raised", NOT_RUN)]
+    assert [(row.what, row.status) for row in comparison.rows] == [("NeMo raised", BROKEN)]
     assert "a_key_of_tomorrow" in comparison.rows[0].detail
     assert not comparison.passed
 

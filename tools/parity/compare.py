@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.parity.aspects.computation import is_comparable, is_computed
 from tools.parity.aspects.files import hand_over
 from tools.parity.aspects.table import compare, measure
 from tools.parity.diagnosis.culprit import Culprit
 from tools.parity.diagnosis.diagnosis import diagnose
-from tools.parity.records import Record
-from tools.parity.rows import FAILED, Row, all_passed
-from tools.parity.side import Side
+from tools.parity.records import Job, Record
+from tools.parity.rows import BROKEN, FAILED, Row, all_passed
+from tools.parity.side import Side, origin
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        return all_passed(self.rows)
+        return all_passed(self.rows) and is_comparable(self.nemo, self.rows)
 
     @property
     def failed(self) -> list[Row]:
@@ -43,4 +44,11 @@ def compare_with(nemo: Record, folder: Path) -> Comparison:
     hand_over(nemo, folder)
     ours = measure(Side("ours", nemo.job, folder))
     rows = list(compare(ours, nemo))
-    return Comparison(ours, nemo, rows, *diagnose(ours, nemo, rows))
+    found = diagnose(ours, nemo, rows) if is_computed(ours) and is_computed(nemo) else ()
+    return Comparison(ours, nemo, rows, *found)
+
+
+def broken_off(job: Job, nemo_origin: dict[str, str], why: str) -> Comparison:
+    """Of a job at which NeMo's process failed.  why: its last words, in one line."""
+    row = Row("computation", "NeMo's process", BROKEN, reason="it failed, so there is nothing to compare", detail=why)
+    return Comparison(Record(job, origin("ours")), Record(job, nemo_origin), [row])

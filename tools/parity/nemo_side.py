@@ -1,4 +1,6 @@
-"""NeMo's side of a comparison; runs in an environment that has NeMo and needs nothing else of this project's.
+"""NeMo's side of a comparison; runs in an environment that has NeMo, with its torch, numpy, omegaconf and safetensors.
+
+Of this project it needs `tools` and the batch types in `parts`, nothing that stands for a part of NeMo.
 
 python -m tools.parity.nemo_side     (started by tools/compare_with_nemo.py)
 """
@@ -23,13 +25,11 @@ LONGEST_ERROR = 300  # characters of what NeMo raised
 def measure_job(job: str, record: str, folder: str) -> dict:
     """Read a job from one file, write what NeMo computes of it to another."""
     asked = load(Path(job)).job
-    try:
-        answer = measure(Side("nemo", complete(asked, Path(folder)), Path(folder)))
-    except Exception:
-        why = why_not_built(asked, Path(folder))
-        if not why:
-            raise
+    why = why_not_built(asked, Path(folder))
+    if why:
         answer = Record(replace(asked, aspects=()), origin("nemo"), raised=why)
+    else:
+        answer = measure(Side("nemo", complete(asked, Path(folder)), Path(folder)))
     save(answer, Path(record))
     return {}
 

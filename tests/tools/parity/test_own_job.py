@@ -13,7 +13,7 @@ from models.ssl_models import EncDecDenoiseMaskedTokenPredModel
 from tools.parity.cases import LEVELS, OURS, make_audio
 from tools.parity.jobs import LIVE_CASES
 from tools.parity.own_config import DEFAULT
-from tools.parity.own_job import own_job
+from tools.parity.own_job import ASPECTS, own_job
 from tools.parity.records import Record, load, save
 from tools.parity.side import Side
 
@@ -99,10 +99,9 @@ def test_an_option_of_ours_is_told_and_reaches_our_model_only(tmp_path):
 
 
 def test_all_that_applies_is_compared(tmp_path):
-    (tmp_path / "m.json").write_text("{}\n")
-    assert own_job(overrides=SMALL).aspects == ("configuration", "parameters", "masks", "computation", "files")
-    ends_early = own_job(overrides=SMALL, until="loss", manifest=tmp_path / "m.json")
-    assert ends_early.aspects == ("configuration", "parameters", "masks", "computation", "data")
+    (tmp_path / "m.json").write_text("{}\n", encoding="utf-8")
+    assert own_job(overrides=SMALL).aspects == (*ASPECTS, "files")
+    assert own_job(overrides=SMALL, until="loss", manifest=tmp_path / "m.json").aspects == (*ASPECTS, "data")
 
 
 def test_data_is_kept_where_a_manifest_is_given_and_opened_by_no_model(tmp_path):

@@ -1,18 +1,21 @@
 """Features to parameters after the last optimizer step: what a model computes from the same weights and inputs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from tools.parity.cases import LEVELS, Case
 from tools.parity.comparison import compare_levels
+from tools.parity.known_limits import known_limit
 from tools.parity.levels import measure as measure_levels
 from tools.parity.records import Measured, Record, copy_weights
-from tools.parity.rows import FAILED, KNOWN, NOT_RUN, Row
+from tools.parity.rows import BROKEN, FAILED, KNOWN, NOT_RUN, PASSED, Row
 from tools.parity.side import Side
 from tools.parity.ties import settle_ties
 from tools.parity.trace import Trace
 
 NAME = "computation"
 BLOB = "blob/"  # prefix of what the trace keeps
+NEMO_RAISED = "NeMo raised"  # of a row; such a case isn't comparable
 
 
 def measure(side: Side) -> Measured:
@@ -27,6 +30,25 @@ def measure(side: Side) -> Measured:
         facts["raised"] = f"{type(error).__name__}: {error}"
     facts["trace"] = trace.to_json()
     return Measured(levels | {BLOB + key: tensor for key, tensor in trace.blobs.items()}, facts)
+
+
+def nemo_raised(level: str, case: Case, message: str, reason: str) -> Row:
+    """That NeMo can't do a thing: a known limit of its, or it broke off, which leaves open what it would have given."""
+    limit = known_limit(case, message)
+    return Row(level, NEMO_RAISED, NOT_RUN if limit else BROKEN, reason=limit or reason, detail=message)
+
+
+def is_comparable(nemo: Record, rows: Sequence[Row]) -> bool:
+    """Whether NeMo computed to the end, and something of it is equal here; also where nothing is computed at all."""
+    if NAME not in nemo.job.aspects:
+        return True
+    has_raised = any((row.level, row.what) == (NAME, NEMO_RAISED) for row in rows)
+    return not has_raised and any(row.level in LEVELS and row.status == PASSED for row in rows)
+
+
+def is_computed(record: Record) -> bool:
+    """Whether there is a trace, which may end where something raised."""
+    return NAME in record.measured and "trace" in record.measured[NAME].facts
 
 
 def class_names(module) -> dict[str, str]:
@@ -55,10 +77,8 @@ def compare(ours: Record, nemo: Record) -> Iterator[Row]:
         lost = f"{row.level}/{row.what}" in missing
         yield replace(row, status=NOT_RUN, error=0.0, reason="ours raised before", detail="") if lost else row
     for repair in nemo.measured[NAME].facts.get("repairs", ()):
-        yield Row("computation", "NeMo repaired", KNOWN, reason=repair)
+        yield Row(NAME, "NeMo repaired", KNOWN, reason=repair)
     if raised_there:
-        yield Row(
-            "computation", "NeMo raised", NOT_RUN, reason="nothing to compare with from here", detail=raised_there
-        )
+        yield nemo_raised(NAME, nemo.job.case, raised_there, "nothing to compare with from here")
     elif raised_here:
-        yield Row("computation", "ours raised", FAILED, reason="NeMo runs this", detail=raised_here)
+        yield Row(NAME, "ours raised", FAILED, reason="NeMo runs this", detail=raised_here)

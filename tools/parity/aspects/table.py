@@ -14,7 +14,7 @@ from tools.parity.aspects import (
     shipped_config,
 )
 from tools.parity.records import Measured, Record
-from tools.parity.rows import FAILED, NOT_RUN, Row
+from tools.parity.rows import BROKEN, FAILED, Row
 from tools.parity.side import Side, origin
 
 CANT_BUILD = "NeMo itself can't build this model, so there is nothing to compare with"
@@ -49,21 +49,25 @@ def measure(side: Side) -> Record:
 
 
 def attempt(name: str, side: Side) -> Measured:
-    """An aspect in which our side raises is one that differs; where NeMo's does, there is nothing to compare with."""
+    """What raises is noted, and the other aspects go on."""
     try:
         return ASPECTS[name].measure(side)
     except Exception as error:
-        if side.is_nemo:
-            raise
         return Measured(facts={RAISED: f"{type(error).__name__}: {error}"})
 
 
 def compare(ours: Record, nemo: Record) -> Iterator[Row]:
+    """An aspect in which our side raises is one that differs; where NeMo's does, there is nothing to compare with."""
     if nemo.raised:
-        yield Row("computation", "NeMo raised", NOT_RUN, reason=CANT_BUILD, detail=nemo.raised)
+        yield computation.nemo_raised(computation.NAME, nemo.job.case, nemo.raised, CANT_BUILD)
     for name in nemo.job.aspects:
-        raised = ours.measured[name].facts.get(RAISED)
-        if raised:
-            yield Row(name, "ours raised", FAILED, reason="NeMo runs this", detail=raised)
+        if name not in nemo.measured:
+            yield Row(name, "NeMo's side", BROKEN, reason="the record lacks it")
+            continue
+        there, here = (record.measured[name].facts.get(RAISED) for record in (nemo, ours))
+        if there:
+            yield computation.nemo_raised(name, nemo.job.case, there, "there is nothing to compare with")
+        elif here:
+            yield Row(name, "ours raised", FAILED, reason="NeMo runs this", detail=here)
         else:
             yield from ASPECTS[name].compare(ours, nemo)
