@@ -255,7 +255,7 @@ def test_a_file_that_is_packed_too_well_is_cut_off(monkeypatch, tmp_path):
 
 
 def test_a_file_that_is_broken_in_the_record_is_refused():
-    with pytest.raises(ValueError, match="a file in the record is broken .*: make the record anew"):
+    with pytest.raises(ValueError, match=r"a file in the record is broken .*: make the record anew"):
         files.unpacked(torch.zeros(10, dtype=torch.uint8))
 
 
