@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-PASSED, FAILED, KNOWN, NOT_RUN = "passed", "failed", "known", "not run"
+PASSED, FAILED, KNOWN, NOT_RUN, BROKEN = "passed", "failed", "known", "not run", "broken off"
 
 
 @dataclass(frozen=True)
@@ -11,7 +11,8 @@ class Row:
     """One thing compared.
 
     level: the row of the table that it belongs to.  what: a tensor, a key, a file.
-    status: PASSED, FAILED, KNOWN (differs on purpose, `reason` says why) or NOT_RUN (`reason` says why).
+    status: PASSED, FAILED, KNOWN (differs on purpose, `reason` says why), NOT_RUN (`reason` says why) or BROKEN (NeMo's
+        process failed where it should have given numbers).
     error, limit: how far apart the sides are, and how far they may be, in the unit that `reason` explains.
     detail: where and how they differ: an index, both values.  module: dotted name of where it is computed, if one is.
     """
@@ -27,6 +28,6 @@ class Row:
 
 
 def all_passed(rows: Iterable[Row]) -> bool:
-    """Nothing failed, and something was compared."""
-    statuses = [row.status for row in rows]
-    return PASSED in statuses and FAILED not in statuses
+    """Nothing failed or broke off, and something was compared."""
+    statuses = {row.status for row in rows}
+    return PASSED in statuses and not statuses & {FAILED, BROKEN}
