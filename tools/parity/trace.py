@@ -1,7 +1,7 @@
 """What goes into every module and what comes out, call by call, so that two sides can be held against each other.
 
-Module names are the same on both sides, as are parameter names; arguments get one name here (`PORTS`). Modules without
-weights that have no parts (activations, dropout) are left out.
+Module names are the same on both sides, as are parameter names; arguments get one name here (`PORTS`). Activations and
+dropout are left out.
 """
 
 import hashlib
@@ -19,7 +19,11 @@ from tools.parity.cases import Levels
 ROOT = "(model)"  # the name of the outermost module
 EVALUATION, TRAINING = "evaluation", "training"
 SAME_ALWAYS = (nn.Linear, nn.Conv1d, nn.LayerNorm)  # in training and in evaluation
-NO_ENCODER = ("preprocessor", "quantizer", "mask_processor", "decoder", "loss", "spec_augmentation")
+BEHIND = ("decoder", "loss", "spec_augmentation")  # the encoder, where our training takes a shorter way than NeMo's
+LEFT_OUT = (  # what the modules around show
+    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d,
+    nn.ReLU, nn.SiLU, nn.GELU, nn.GLU, nn.ELU, nn.Sigmoid, nn.Tanh, nn.Softmax, nn.LogSoftmax,
+)  # fmt: skip
 PORTS = {  # argument names of NeMo and of this project -> what it is
     "input": "x", "query": "x", "audio_signal": "x", "input_signal": "x", "encoder_output": "x", "input_feats": "x",
     "lengths": "lengths", "length": "lengths", "seq_len": "lengths", "input_lengths": "lengths",
@@ -70,13 +74,13 @@ class Trace:
                 hook.remove()
 
     def leaves_out(self, name: str, module: nn.Module, phase: str) -> bool:
-        """What has neither weights nor parts; if brief also single convolutions of the subsampling, and in training
-        all that stands outside of the encoder or does the same as in evaluation."""
+        """Activations and dropout; if brief also single convolutions of the subsampling, and in training all that
+        stands behind the encoder or does the same as in evaluation."""
         if not name:
             return False
-        if is_bare(module) or (self.brief and "pre_encode.conv." in name):
+        if isinstance(module, LEFT_OUT) or (self.brief and "pre_encode.conv." in name):
             return True
-        return self.brief and phase == TRAINING and (isinstance(module, SAME_ALWAYS) or name.startswith(NO_ENCODER))
+        return self.brief and phase == TRAINING and (isinstance(module, SAME_ALWAYS) or name.startswith(BEHIND))
 
     def hooks(self, module: nn.Module, name: str, phase: str, counts: dict[str, int]) -> list:
         def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -136,11 +140,6 @@ def with_ports(given: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, T
             yield prefix + port, value
         elif hasattr(value, "_asdict"):
             yield from with_ports(value._asdict(), prefix=f"{port}.")
-
-
-def is_bare(module: nn.Module) -> bool:
-    """Without weights, buffers and parts."""
-    return next(module.children(), None) is None and not module.state_dict()
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:

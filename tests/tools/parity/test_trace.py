@@ -14,6 +14,13 @@ class Mask(NamedTuple):
     hidden: Tensor
 
 
+class Halved(nn.Module):
+    """Without weights and parts."""
+
+    def forward(self, x):
+        return x / 2
+
+
 class Part(nn.Module):
     def __init__(self):
         super().__init__()
@@ -28,8 +35,10 @@ class Whole(nn.Module):
     def __init__(self):
         super().__init__()
         self.part = Part()
+        self.preprocessor, self.decoder = Halved(), Halved()
 
     def forward(self, x):
+        x = self.decoder(self.preprocessor(x))
         mask = Mask(torch.zeros(2, 4, dtype=torch.bool), torch.ones(2, 4, 4, dtype=torch.bool))
         return self.part(x, mask), x
 
@@ -41,8 +50,12 @@ def traced(phase: str = EVALUATION, **options) -> Trace:
     return trace
 
 
-def test_inner_calls_come_before_outer_ones_and_bare_modules_are_left_out():
-    assert [call.module for call in traced().calls] == ["part.linear", "part", "(model)"]
+def test_inner_calls_come_before_outer_ones_and_activations_are_left_out():
+    assert [call.module for call in traced().calls][-3:] == ["part.linear", "part", "(model)"]
+
+
+def test_modules_without_weights_are_noted():
+    assert [call.module for call in traced().calls][:2] == ["preprocessor", "decoder"]
 
 
 def test_parts_of_a_named_tuple_are_ports():
@@ -69,8 +82,11 @@ def test_a_call_that_raises_stays_open_with_its_inputs():
 
 
 def test_a_brief_trace_leaves_out_of_training_what_is_the_same_as_in_evaluation():
-    assert [call.module for call in traced(TRAINING, brief=True).calls] == ["part", "(model)"]
-    assert [call.module for call in traced(EVALUATION, brief=True).calls] == ["part.linear", "part", "(model)"]
+    training, evaluation = (
+        [call.module for call in traced(phase, brief=True).calls] for phase in (TRAINING, EVALUATION)
+    )
+    assert training == ["preprocessor", "part", "(model)"]
+    assert evaluation == ["preprocessor", "decoder", "part.linear", "part", "(model)"]
 
 
 def test_a_trace_comes_back_from_json():
