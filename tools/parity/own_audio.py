@@ -16,6 +16,10 @@ LONGEST_SECONDS, SHORTEST_SECONDS = 20.0, 1.0
 SHORTER = 0.73  # of an utterance that must not be as long as the others: padding has to stand somewhere
 SNR_DB = 10.0
 LOUDEST = 0.99
+REMEDIES = {
+    "--audio": "give another recording, or none for synthetic speech",
+    "--noise": "give another file, or none for synthetic noise",
+}
 
 
 def own_audio(paths: Sequence[Path], sample_rate: int, noise: Path | None = None) -> tuple[Levels, list[str]]:
@@ -30,7 +34,7 @@ def own_audio(paths: Sequence[Path], sample_rate: int, noise: Path | None = None
         shorter = speech[-1][: round(SHORTER * len(speech[-1]))]
         speech = [*speech, shorter] if len(speech) == 1 else [*speech[:-1], shorter]
         notes.append(f"so that lengths differ, {SHORTER:.0%} of {paths[-1].name} is an utterance, too")
-    background = None if noise is None else decoded(noise, sample_rate)
+    background = None if noise is None else decoded(noise, sample_rate, "--noise")
     clean = np.zeros((len(speech), max(map(len, speech))))
     noisy = np.zeros_like(clean)
     for row, (samples, kind) in enumerate(zip(speech, cycle(NOISES))):
@@ -45,7 +49,7 @@ def own_audio(paths: Sequence[Path], sample_rate: int, noise: Path | None = None
 
 def read(path: Path, sample_rate: int, notes: list[str]) -> np.ndarray:
     """(N,) float32, at most LONGEST_SECONDS and at least SHORTEST_SECONDS of it."""
-    samples = decoded(path, sample_rate)
+    samples = decoded(path, sample_rate, "--audio")
     longest, shortest = (round(seconds * sample_rate) for seconds in (LONGEST_SECONDS, SHORTEST_SECONDS))
     if len(samples) > longest:
         notes.append(f"{path.name} is cut to its first {LONGEST_SECONDS:g} s")
@@ -55,8 +59,8 @@ def read(path: Path, sample_rate: int, notes: list[str]) -> np.ndarray:
     return samples[:longest]
 
 
-def decoded(path: Path, sample_rate: int) -> np.ndarray:
-    """(N,) float32: all of a file, or a little more than LONGEST_SECONDS of a longer one."""
+def decoded(path: Path, sample_rate: int, option: str) -> np.ndarray:
+    """(N,) float32: all of a file, or a little more than LONGEST_SECONDS of a longer one. option: of REMEDIES."""
     try:
         try:
             return load_audio(path, sample_rate, duration=LONGEST_SECONDS + 0.1)
@@ -65,7 +69,9 @@ def decoded(path: Path, sample_rate: int) -> np.ndarray:
                 raise
             return load_audio(path, sample_rate)  # less than half as long
     except BadAudio as error:
-        raise ValueError(f"{path} can't be used as audio ({error.reason}): {error}") from error
+        raise ValueError(
+            f"{option} {path} can't be used as audio ({error.reason}): {error}; {REMEDIES[option]}"
+        ) from error
 
 
 def noise_for(samples: np.ndarray, kind: str, background: np.ndarray | None, sample_rate: int, row: int) -> np.ndarray:

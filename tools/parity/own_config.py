@@ -73,7 +73,10 @@ def own_config(
 def composed(path: Path, overrides: Sequence[str]) -> DictConfig:
     """A whole config, with Hydra's defaults; or one of a model alone, as .nemo files hold it."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} doesn't exist, or is no file")
+        raise FileNotFoundError(f"--config {path} doesn't exist, or is no file")
+    for override in overrides:
+        if "=" not in override and not override.startswith("~"):
+            raise ValueError(f"{override!r} is no change to the configuration: give key=value, or ~key to remove one")
     if path.suffix != ".yaml":
         remedy = "give it with --checkpoint" if path.suffix in (".nemo", ".ckpt", ".safetensors") else "rename it"
         raise ValueError(f"{path} is no config by its name, which must end in .yaml: {remedy}")

@@ -9,13 +9,17 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from core.connectors.initial_weights import Part, Weights, compare, load_matching, read_weights, some
+from data.ssl_dataset import load_noise_manifest
 from models.model_config import config_of_file
+from tools.parity.aspects.data import without_infos
 from tools.parity.cases import LEVELS, STEPS, make_audio
+from tools.parity.data.reading import open_dataset
+from tools.parity.data.scenes import user_section
 from tools.parity.levels import is_before
 from tools.parity.own_audio import own_audio
 from tools.parity.own_config import DEFAULT, build, own_config
 from tools.parity.records import Job, start_weights
-from tools.parity.side import DATA
+from tools.parity.side import DATA, Side
 from utils.config_check import nearest
 
 ASPECTS = ("configuration", "parameters", "initial_weights", "masks", "computation")
@@ -47,6 +51,10 @@ def own_job(
         raise ValueError(f"--until {until} is not a level{nearest(until, LEVELS)}")
     if steps < 1:
         raise ValueError(f"--steps {steps} must be at least 1: end with --until batch_norm to make no steps")
+    files = {"--checkpoint": checkpoint, "--manifest": manifest, "--noise-manifest": noise_manifest}
+    for option, path in files.items():
+        if path is not None and not path.is_file():
+            raise FileNotFoundError(f"{option} {path} doesn't exist, or is no file")
     weights = None if checkpoint is None else read_weights(checkpoint, needs_config=config is None)
     own = own_config(config, overrides, config_of(weights) if config is None and weights else None)
     model = build(own)  # refuses, by name, what NeMo would fail on somewhere
@@ -56,12 +64,10 @@ def own_job(
     if audio:
         inputs, about_audio = own_audio(audio, config_of_model["sample_rate"], noise)
         notes += about_audio
-    elif noise:
-        raise ValueError(f"--noise {noise} needs recordings to be mixed with: give some with --audio")
     if config_of_model.get("optim") is None and is_before(LAST_WITHOUT_OPTIM, until):
         until = LAST_WITHOUT_OPTIM
         notes.append("the config has no optim section, so no optimizer steps are compared")
-    return Job(
+    job = Job(
         name=name or name_of(config, checkpoint),
         case=replace(own.case, config=config_of_model),
         aspects=aspects_for(until, manifest) if aspects is None else tuple(aspects),
@@ -76,6 +82,8 @@ def own_job(
         manifest=absolute(manifest),
         noise_manifest=absolute(noise_manifest),
     )
+    refuse_unusable_manifests(job)
+    return job
 
 
 def aspects_for(until: str, manifest: Path | None) -> tuple[str, ...]:
@@ -92,25 +100,40 @@ def config_of(weights: Weights) -> DictConfig:
 
 
 def weights_for(model: nn.Module, weights: Weights, notes: list[str]) -> dict[str, Tensor]:
-    """All weights of the model, from the file, in the model's types. Raises ValueError where some are missing."""
+    """All weights of the model, from the file, in the model's types. Raises ValueError where some are missing, of
+    another shape, or no numbers."""
     file = Part(weights.source)
     report = compare(model, weights.state_dict, file)
     missing = [key for key in report.missing if not key.startswith("preprocessor.")]
-    if missing:
-        raise ValueError(f"{file} holds other weights than this config's model has: {report.problem()}")
+    shapes = [f"{name} {there} for {here}" for name, there, here in report.mismatched]
+    for kind, names in (("missing", missing), ("of another shape or type", shapes)):
+        if names:
+            raise ValueError(
+                f"--checkpoint {file} holds other weights than this config's model has: {len(names)} {kind}, the first "
+                f"is {names[0]}; leave out --config and overrides for the checkpoint's own config, or give its sizes"
+            )
+    broken = [name for name in report.loaded if not weights.state_dict[name].isfinite().all()]
+    if broken:
+        raise ValueError(f"--checkpoint {file} holds NaN or infinity in {some(broken)}: give an earlier checkpoint")
     if report.unexpected:
         notes.append(f"{file} holds weights that the model doesn't have, left out: {some(report.unexpected)}")
     load_matching(model, weights.state_dict, file)
     return start_weights(model)
 
 
+def refuse_unusable_manifests(job: Job) -> None:
+    """Open a user's manifests as our data sets do: what they raise, one line with its remedy, is a user's mistake."""
+    side = Side("ours", job, Path())
+    with without_infos():
+        if job.manifest is not None:
+            open_dataset(side, user_section(side))
+        if job.noise_manifest is not None:
+            load_noise_manifest(job.noise_manifest)
+
+
 def absolute(path: Path | None) -> str | None:
-    """The path for a process with another working directory. Raises FileNotFoundError where there is no such file."""
-    if path is None:
-        return None
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} doesn't exist, or is no file")
-    return str(path.resolve())
+    """The path for a process with another working directory."""
+    return None if path is None else str(path.resolve())
 
 
 def name_of(config: Path | None, checkpoint: Path | None) -> str:

@@ -1,6 +1,7 @@
 """What a user has becomes a job: any config with overrides, any checkpoint, any audio, or one line of what is wrong."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import soundfile
 import torch
 import yaml
 from omegaconf import OmegaConf
+from torch import nn
 
 from models.ssl_models import EncDecDenoiseMaskedTokenPredModel
 from tools.parity.cases import LEVELS, OURS, make_audio
@@ -98,16 +100,24 @@ def test_an_option_of_ours_is_told_and_reaches_our_model_only(tmp_path):
     assert Side("ours", job, tmp_path).fresh().mask_processor.min_masks == 2
 
 
-def test_all_that_applies_is_compared(tmp_path):
-    (tmp_path / "m.json").write_text("{}\n", encoding="utf-8")
+LINE = '{"audio_filepath": "a.wav", "duration": 2.0}\n'
+
+
+@pytest.fixture
+def manifest(tmp_path) -> Path:
+    path = tmp_path / "m.json"
+    path.write_text(LINE, encoding="utf-8")
+    return path
+
+
+def test_all_that_applies_is_compared(manifest):
     assert own_job(overrides=SMALL).aspects == (*ASPECTS, "files")
-    assert own_job(overrides=SMALL, until="loss", manifest=tmp_path / "m.json").aspects == (*ASPECTS, "data")
+    assert own_job(overrides=SMALL, until="loss", manifest=manifest).aspects == (*ASPECTS, "data")
 
 
-def test_data_is_kept_where_a_manifest_is_given_and_opened_by_no_model(tmp_path):
-    (tmp_path / "m.json").write_text("{}\n")
-    job = own_job(overrides=SMALL, manifest=tmp_path / "m.json")
-    assert job.manifest == str((tmp_path / "m.json").resolve())
+def test_data_is_kept_where_a_manifest_is_given_and_opened_by_no_model(manifest, tmp_path):
+    job = own_job(overrides=SMALL, manifest=manifest)
+    assert job.manifest == str(manifest.resolve())
     assert job.case.config["train_ds"]["max_duration"] == 60.0
     assert Side("ours", job, tmp_path).computed_case.config["train_ds"] is None
 
@@ -147,7 +157,7 @@ def test_a_wrong_config_is_refused_by_name(overrides, message):
     ],
 )
 def test_what_is_no_config_is_refused(name, content, message, tmp_path):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         own_job(tmp_path / name)
 
@@ -184,10 +194,16 @@ def test_a_nemo_files_weights_and_config_are_the_jobs(small_model, tmp_path):
         assert torch.equal(restored.state_dict()[name], value), name
 
 
+def write_config(model: nn.Module, path: Path) -> None:
+    path.write_text(yaml.safe_dump({"model": OmegaConf.to_container(model.cfg)}), encoding="utf-8")
+
+
 def test_weights_of_half_precision_are_the_models_types(small_model, tmp_path):
     state = {k: v.half() if v.dtype == torch.float32 else v for k, v in small_model.state_dict().items()}
     torch.save(state, tmp_path / "half.ckpt")
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"model": OmegaConf.to_container(small_model.cfg)}))
+    (tmp_path / "c.yaml").write_text(
+        yaml.safe_dump({"model": OmegaConf.to_container(small_model.cfg)}), encoding="utf-8"
+    )
     job = own_job(tmp_path / "c.yaml", ["model.train_ds=null"], tmp_path / "half.ckpt")
     assert {v.dtype for v in job.start.values() if v.is_floating_point()} == {torch.float32, torch.float64}
 
@@ -196,13 +212,56 @@ def test_weights_of_another_model_are_refused(small_model, tmp_path):
     torch.save(small_model.state_dict(), tmp_path / "bare.ckpt")
     with pytest.raises(ValueError, match="holds no config: give the model's with --config"):
         own_job(checkpoint=tmp_path / "bare.ckpt")
-    with pytest.raises(ValueError, match=r"doesn't fit: .*of another shape"):
+    with pytest.raises(ValueError, match=r"holds other weights .* of another shape .*; leave out --config"):
         own_job(overrides=SMALL, config=DEFAULT, checkpoint=tmp_path / "bare.ckpt")
     state = {k: v for k, v in small_model.state_dict().items() if "layers.1." not in k}
     torch.save(state, tmp_path / "part.ckpt")
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"model": OmegaConf.to_container(small_model.cfg)}))
-    with pytest.raises(ValueError, match=r"holds other weights .* missing: .*layers\.1\."):
+    (tmp_path / "c.yaml").write_text(
+        yaml.safe_dump({"model": OmegaConf.to_container(small_model.cfg)}), encoding="utf-8"
+    )
+    with pytest.raises(ValueError, match=r"holds other weights .* missing, .*layers\.1\."):
         own_job(tmp_path / "c.yaml", ["model.train_ds=null"], tmp_path / "part.ckpt")
+
+
+def test_weights_that_are_no_numbers_are_refused_by_name(small_model, tmp_path):
+    small_model.state_dict()["encoder.layers.1.norm_out.weight"][2] = torch.nan
+    small_model.save_to(tmp_path / "a.nemo")
+    with pytest.raises(ValueError, match=r"holds NaN or infinity in encoder\.layers\.1\.norm_out\.weight"):
+        own_job(checkpoint=tmp_path / "a.nemo")
+
+
+# manifests
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has no lines"),
+        (b"fLaC\x00\xff\xfe", "no line that can be used"),
+        (LINE.replace("2.0", "0.01").encode(), r"no utterance is left: 1 shorter than min_duration=1\.0"),
+        (LINE.replace("a.wav", "caf\u00e9.wav").encode("latin-1"), "not UTF-8 text"),
+    ],
+)
+@pytest.mark.parametrize("option", ["manifest", "noise_manifest"])
+def test_a_manifest_of_which_nothing_can_be_used_is_refused_before_nemo_is_asked(option, content, message, manifest):
+    broken = manifest.with_name("broken.json")
+    broken.write_bytes(content)
+    if option == "noise_manifest" and "min_duration" in message:
+        assert own_job(overrides=SMALL, manifest=manifest, noise_manifest=broken).noise_manifest
+        return
+    with pytest.raises(ValueError, match=message):
+        own_job(overrides=SMALL, **{"manifest": manifest, option: broken})
+
+
+@pytest.mark.parametrize("option", ["config", "checkpoint", "manifest", "noise_manifest"])
+def test_a_file_that_is_not_there_is_told_with_its_option(option, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"^--{option.replace('_', '-')} .*x.yaml doesn't exist"):
+        own_job(**{option: tmp_path / "x.yaml"})
+
+
+def test_a_word_that_changes_nothing_is_refused_with_how_to_write_it():
+    with pytest.raises(ValueError, match="'foo' is no change to the configuration: give key=value"):
+        own_job(overrides=["foo"])
 
 
 # audio
@@ -237,16 +296,16 @@ def test_noise_may_be_a_file(wav):
         own_job(overrides=SMALL, audio=[audio], noise=noise).inputs["noisy"],
         own_job(overrides=SMALL, audio=[audio]).inputs["noisy"],
     )
-    with pytest.raises(ValueError, match="--audio"):
-        own_job(overrides=SMALL, noise=noise)
 
 
-def test_audio_that_cant_be_used_is_told_by_name(tmp_path):
+def test_audio_that_cant_be_used_is_told_by_name(wav, tmp_path):
     (tmp_path / "a.wav").write_bytes(b"RIFF")
     soundfile.write(tmp_path / "silent.wav", np.zeros(16000), 16000)
     for name, reason in (("a.wav", "unreadable"), ("none.wav", "no such file"), ("silent.wav", "silent")):
         with pytest.raises(ValueError, match=f"{name} can't be used as audio .*{reason}"):
             own_job(overrides=SMALL, audio=[tmp_path / name])
+    with pytest.raises(ValueError, match=r"^--noise .*silent\.wav .*; give another file, or none for synthetic noise"):
+        own_job(overrides=SMALL, audio=[wav("b.wav", 1.0)], noise=tmp_path / "silent.wav")
 
 
 def test_without_audio_the_tool_speaks_at_the_models_rate():
