@@ -7,6 +7,7 @@ durations, order, padding, lengths, mixing that is determined); what is drawn, a
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tools.parity.cases import SEED, Levels, seed_everything
 from tools.parity.data import mixing, noises
@@ -24,7 +25,7 @@ from tools.parity.data.scenes import (
     user_section,
 )
 from tools.parity.records import Measured, Record, below
-from tools.parity.rows import NOT_RUN, Row
+from tools.parity.rows import BROKEN, NOT_RUN, Row
 from tools.parity.side import Side
 
 NAME = "data"
@@ -59,7 +60,7 @@ def measure_all(side: Side) -> Measured:
     readings = {
         name: read(side, section_of(scene, files), scene.num_items, scene.num_batches) for name, scene in SCENES.items()
     }
-    if side.job.manifest is not None:
+    if side.job.manifest is not None and Path(side.job.manifest).is_file():
         readings[YOURS] = read(side, user_section(side), NUM_ITEMS, NUM_BATCHES)
     for name, reading in readings.items():
         tensors |= {f"{name}/{key}": value for key, value in reading.tensors.items()}
@@ -74,12 +75,11 @@ def measure_all(side: Side) -> Measured:
 
 def compare(ours: Record, nemo: Record) -> Iterator[Row]:
     step = step_of(nemo.job)
-    for name in (*SCENES, YOURS):
-        if name == YOURS and nemo.job.manifest is None:
-            continue
-        scene = SCENES.get(name, Scene(YOURS))
-        yield from compare_scene(name, scene, part(name, ours), part(name, nemo), step, is_users=name == YOURS)
-    yield from not_compared(nemo)
+    for name, scene in SCENES.items():
+        yield from compare_scene(name, scene, part(name, ours), part(name, nemo), step, is_users=False)
+    if nemo.job.manifest is not None:
+        yield from compare_users(part(YOURS, ours), part(YOURS, nemo), step)
+        yield from not_compared(nemo)
     for name, (_, compare_draws, module) in DRAWN.items():
         sides = part(name, ours), part(name, nemo)
         raised = [side.facts.get("raised") for side in sides]
@@ -87,6 +87,18 @@ def compare(ours: Record, nemo: Record) -> Iterator[Row]:
             yield raised_row(name, *raised, module)
         else:
             yield from compare_draws(*(side.tensors for side in sides))
+
+
+def compare_users(ours: Measured, nemo: Measured, step: int) -> Iterator[Row]:
+    """A user's manifest, which may have been left on the machine where a record was made."""
+    if not ours.facts:
+        yield Row(NAME, YOURS, NOT_RUN, reason="the manifest isn't here")
+        return
+    rows = list(compare_scene(YOURS, Scene(YOURS), ours, nemo, step, is_users=True))
+    yield from rows
+    items = [row for row in rows if row.what.startswith(f"{YOURS} item")]
+    if items and all(row.status == NOT_RUN for row in items):
+        yield Row(NAME, f"{YOURS}: items", BROKEN, reason="none was compared: NeMo raises for each that was asked for")
 
 
 def part(name: str, record: Record) -> Measured:
@@ -97,6 +109,6 @@ def part(name: str, record: Record) -> Measured:
 
 def not_compared(nemo: Record) -> Iterator[Row]:
     """Keys of a user's data section that say what is drawn, and no sample of an item."""
-    if nemo.job.manifest is not None and (nemo.job.case.config.get("train_ds") or {}).get("augmentor"):
+    if (nemo.job.case.config.get("train_ds") or {}).get("augmentor"):
         reason = "its draws differ; tests/parity/test_perturb_against_nemo.py compares them one by one"
         yield Row("data", "train_ds.augmentor", NOT_RUN, reason=reason)

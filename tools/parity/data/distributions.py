@@ -1,6 +1,7 @@
 """Two sets of draws: are they of one distribution?"""
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 from torch import Tensor
@@ -8,8 +9,10 @@ from torch import Tensor
 from tools.parity.rows import FAILED, PASSED, Row
 
 RARE = 1e-5  # how often a correct implementation is refused, if its seeds were drawn; they are fixed
-DEVIATES = 4.42  # standard deviations, both sides, that are as rare
-OFTEN = f"fixed seeds; draws of one distribution differ by more once in {round(1 / RARE):,} times"
+ROWS = 30  # of one comparison, at most, each of which may refuse it
+RARE_IN_A_ROW = RARE / ROWS
+DEVIATES = -NormalDist().inv_cdf(RARE_IN_A_ROW / 2)  # standard deviations, both sides, that are as rare
+OFTEN = f"fixed seeds; draws of one distribution differ by more, in any row, once in {round(1 / RARE):,} comparisons"
 
 
 def same_distribution(level: str, what: str, ours: Tensor, nemo: Tensor, module: str) -> Row:
@@ -18,7 +21,7 @@ def same_distribution(level: str, what: str, ours: Tensor, nemo: Tensor, module:
     if not n or not m:
         status = PASSED if n == m else FAILED
         return Row(level, what, status, 0.0 if n == m else math.inf, 0.0, OFTEN, f"{n} draws, NeMo {m}", module)
-    limit = math.sqrt(-math.log(RARE / 2) / 2 * (n + m) / (n * m))
+    limit = math.sqrt(-math.log(RARE_IN_A_ROW / 2) / 2 * (n + m) / (n * m))
     values, here, there = np.unique(np.concatenate([ours, nemo])), np.sort(ours), np.sort(nemo)
     distances = np.abs(
         np.searchsorted(here, values, side="right") / n - np.searchsorted(there, values, side="right") / m

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from tools.parity.cases import SEED, Levels
 from tools.parity.data.distributions import same_distribution, same_share
 from tools.parity.data.files import CROP, PIECE_SAMPLES, PIECE_START, RAMP_START, SHORT_NOISE, Files, zero_mean_noise
-from tools.parity.rows import FAILED, KNOWN, PASSED, Row
+from tools.parity.rows import FAILED, KNOWN, NOT_RUN, PASSED, Row
 from tools.parity.side import Side
 
 MODULE = "data.noise"
@@ -53,7 +54,7 @@ def measure(side: Side, files: Files) -> Levels:
 
 def measure_users(side: Side, sample_rate: int) -> Levels:
     """Levels (dB) and lengths of draws from a user's manifest."""
-    if side.job.noise_manifest is None:
+    if side.job.noise_manifest is None or not Path(side.job.noise_manifest).is_file():
         return {}
     draw = drawing(side, side.job.noise_manifest, sample_rate)
     noises = [draw() for _ in range(USER_DRAWS)]
@@ -94,8 +95,11 @@ def compare(ours: Levels, nemo: Levels) -> Iterator[Row]:
     yield zero_mean_row(ours["added to zero mean"], nemo["added to zero mean"])
     yield offset_row(ours["start with offset"], nemo["start with offset"])
     for name, what in (("your level", "level, dB"), ("your length", "length, samples")):
-        if name in nemo:
-            yield same_distribution("data", f"noise of your manifest: {what}", ours[name], nemo[name], MODULE)
+        title = f"noise of your manifest: {what}"
+        if name in nemo and name in ours:
+            yield same_distribution("data", title, ours[name], nemo[name], MODULE)
+        elif name in nemo:
+            yield Row("data", title, NOT_RUN, reason="the manifest of noise isn't here", module=MODULE)
 
 
 def lengths_row(ours: Tensor, nemo: Tensor) -> Row:

@@ -7,7 +7,7 @@ from tools.parity.data.reading import TENSORS
 from tools.parity.data.samples import compare_samples, is_usable
 from tools.parity.data.scenes import Scene
 from tools.parity.records import Measured
-from tools.parity.rows import FAILED, KNOWN, NOT_RUN, PASSED, Row
+from tools.parity.rows import BROKEN, FAILED, KNOWN, NOT_RUN, PASSED, Row
 
 BATCH, LOADER, MANIFEST = "data.collate", "data.loader", "parts.preprocessing.manifest"
 ITEM = {
@@ -33,7 +33,7 @@ def compare_scene(name: str, scene: Scene, ours: Measured, nemo: Measured, step:
         yield from compare_item(name, item, ours, nemo, step, maker, is_users)
     raised = [side.facts.get("batches raised") for side in (ours, nemo)]
     if any(raised):
-        yield raised_row(f"{name}: batches", *raised, BATCH)
+        yield raised_row(f"{name}: batches", *raised, BATCH, is_users)
         return
     if "batches" not in nemo.facts:
         return
@@ -65,7 +65,7 @@ def compare_item(
         status = KNOWN if is_users and is_bad else FAILED
         yield Row("data", what, status, reason=UNUSABLE, detail=replaced, module=module)
     elif any(raised):
-        yield raised_row(what, *raised, module)
+        yield raised_row(what, *raised, module, is_users)
     elif len(nemo.facts[f"{item}/audio/form"]) > 2:
         yield averaged_row(what, ours.facts[f"{item}/audio/form"], nemo.facts[f"{item}/audio/form"], module)
     else:
@@ -111,8 +111,10 @@ def count_row(what: str, ours: int, nemo: int, module: str) -> Row:
     return Row("data", what, status, abs(ours - nemo), 0.0, "counts have no rounding", detail, module)
 
 
-def raised_row(what: str, ours: str | None, nemo: str | None, module: str) -> Row:
-    """Where NeMo raises there is nothing to compare with; where only ours does, it has failed."""
+def raised_row(what: str, ours: str | None, nemo: str | None, module: str, is_expected: bool = False) -> Row:
+    """Where NeMo raises there is nothing to compare with, which some files of a user's make it do; where only ours
+    does, it has failed."""
     if nemo:
-        return Row("data", what, NOT_RUN, reason="NeMo raises", detail=nemo, module=module)
+        status = NOT_RUN if is_expected else BROKEN
+        return Row("data", what, status, reason=f"not compared: NeMo raises {nemo}", module=module)
     return Row("data", what, FAILED, reason=BOTH_RUN, detail=f"ours raised {ours}", module=module)

@@ -101,7 +101,7 @@ def train_section(side: Side) -> Mapping:
 def lacks_durations(manifests: str) -> bool:
     """Whether any line leaves its duration out."""
     for manifest in manifests.split(","):
-        with Path(manifest).open(encoding="utf-8") as lines:
+        with Path(manifest).open(encoding="utf-8", errors="replace") as lines:  # who reads it says what is no text
             if any(line.strip() and not STATED.search(line) for line in lines):
                 return True
     return False

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import soxr
+import torch
 from torch.nn.utils.rnn import pad_sequence
 
 import data.ssl_dataset
@@ -15,11 +16,13 @@ from data import collate, noise, noisy_speech
 from modules.ssl_modules import augmentation
 from modules.ssl_modules.augmentation import SpeakerNoiseAugmentation
 from parts.preprocessing import segment
+from tools.parity.aspects import data as data_aspect
 from tools.parity.compare import compare_with
+from tools.parity.data import distributions, mixing
 from tools.parity.data.files import MANIFESTS
-from tools.parity.data.scenes import SCENES
-from tools.parity.records import Record, kept
-from tools.parity.rows import FAILED, KNOWN, PASSED
+from tools.parity.data.scenes import SCENES, YOURS
+from tools.parity.records import Measured, Record, below, kept
+from tools.parity.rows import BROKEN, FAILED, KNOWN, NOT_RUN, PASSED
 
 Patch = pytest.MonkeyPatch
 
@@ -261,3 +264,59 @@ def test_the_comparison_sees(seen, record, monkeypatch, tmp_path):
     failed = compare_with(record, tmp_path).failed
     assert (failed[0].what, failed[0].module) == (seen.what, seen.module)
     assert all(row.status == FAILED and row.detail and row.module for row in failed)
+
+
+# a user's manifest
+
+
+@pytest.fixture
+def users(record, tmp_path) -> Record:
+    """As of a user's manifest, whose two items are those of a scene."""
+    measured = record.measured["data"]
+    tensors, facts = (
+        {f"{YOURS}/{key}": value for key, value in below("speech/", part).items() if not key.startswith("item 2")}
+        for part in (measured.tensors, measured.facts)
+    )
+    manifest = tmp_path / "mine.json"
+    manifest.write_text("", encoding="utf-8")
+    job = replace(record.job, manifest=str(manifest), noise_manifest=str(manifest))
+    noise = {"noises/your level": torch.zeros(3), "noises/your length": torch.zeros(3)}
+    whole = Measured(measured.tensors | tensors | noise, measured.facts | facts)
+    return replace(record, job=job, measured={"data": whole})
+
+
+def test_a_manifest_that_stayed_elsewhere_is_not_run(users, tmp_path):
+    (tmp_path / "mine.json").unlink()
+    comparison = compare_with(users, tmp_path)
+    not_run = {row.what: row.reason for row in comparison.rows if row.status == NOT_RUN}
+    assert comparison.failed == [] and comparison.passed
+    assert not_run.pop(YOURS) == "the manifest isn't here"
+    assert set(not_run.values()) == {"the manifest of noise isn't here"}
+
+
+@pytest.mark.parametrize("what", ["raised", "item 0/raised"])
+def test_a_manifest_that_nemo_can_not_read_is_no_pass(what, users, monkeypatch, tmp_path):
+    error = "UnicodeDecodeError: 'utf-8' codec"
+    others = {k: v for k, v in users.measured["data"].facts.items() if not k.startswith(YOURS)}
+    here = Measured(facts={"items": 1, "item 0/audio/form": [], "batches raised": error})
+    there = Measured(facts=here.facts | {what: error})
+    part = data_aspect.part
+
+    def part_of(name: str, record: Record) -> Measured:
+        if name != YOURS:
+            return part(name, record)
+        return there if record.origin["side"] == "nemo" else here
+
+    monkeypatch.setattr(data_aspect, "part", part_of)
+    users = replace(users, measured={"data": replace(users.measured["data"], facts=others)})
+    comparison = compare_with(users, tmp_path)
+    broken = [row for row in comparison.rows if row.status == BROKEN]
+    assert [row.what for row in broken] == [f"{YOURS}: {'reading' if what == 'raised' else 'items'}"]
+    assert error in "".join(row.reason for row in comparison.rows) and not comparison.passed
+
+
+def test_rows_that_chance_may_refuse_are_no_more_than_are_counted_on(record, tmp_path):
+    rows = compare_with(record, tmp_path).rows
+    drawn = sum(row.reason == distributions.OFTEN for row in rows)
+    of_users = 2 + 1 + len(mixing.MEASURED)  # noise of a manifest, and a batch augmentor of a config
+    assert 20 <= drawn <= distributions.ROWS - of_users

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
-from tools.parity.data.distributions import RARE, same_distribution, same_share
+from tools.parity.data.distributions import RARE_IN_A_ROW, same_distribution, same_share
 from tools.parity.rows import FAILED, PASSED
 
 
@@ -16,7 +16,7 @@ def test_the_verdict_is_that_of_scipys_test(shift):
     ours, nemo = draws(1, shift, 400), draws(2, count=700)
     row, expected = same_distribution("data", "x", ours, nemo, "m"), ks_2samp(ours, nemo, method="asymp")
     assert row.error == pytest.approx(expected.statistic)
-    assert (row.status == FAILED) == (expected.pvalue < RARE) == (shift >= 0.4)
+    assert (row.status == FAILED) == (expected.pvalue < RARE_IN_A_ROW) == (shift >= 0.4)
 
 
 def test_values_that_many_draws_share_are_counted_once_each():
