@@ -34,7 +34,7 @@ from tools.parity.side import Side, add_missing_transpose
 from tools.parity.trace import Trace
 
 NAME = "files"
-MODULE = "core.connectors"
+MODULE = "core.connectors.save_restore"
 FILES = "file/"  # prefix of files that a kept record carries
 NEEDS_NEMO = "needs NeMo, run now"
 BIT_FOR_BIT = "a file holds every tensor as it is"

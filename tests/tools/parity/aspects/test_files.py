@@ -41,7 +41,7 @@ def test_files_of_nemo_and_ours_hold_the_same_model(name, tmp_path):
     for suffix in file_formats.FORMATS:
         assert {f"NeMo's {suffix}, opened here: {what}" for what in WHAT} <= passed
         assert {f"our {suffix}: weights in it", f"our {suffix}: configuration in it"} <= passed
-    assert {row.module for row in comparison.rows if row.status != NOT_RUN} == {"core.connectors"}
+    assert {row.module for row in comparison.rows if row.status != NOT_RUN} == {files.MODULE}
 
 
 def test_what_nemo_edits_in_post_conv_mode_is_known(tmp_path):
