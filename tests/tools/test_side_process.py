@@ -1,10 +1,11 @@
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from tools.side_process import SideProcess, executable
+from tools.side_process import SideFailed, SideProcess, environment_for, executable
 
 MODULE = """
 import sys, time
@@ -111,8 +112,39 @@ def test_a_relative_path_is_that_of_who_gives_it(start, tmp_path, monkeypatch):
     assert executable(os.path.join("~", "python")) == str(Path.home() / "python")
 
 
-def test_settings_of_this_python_do_not_reach_the_other(start, monkeypatch):
-    """With PYTHONSAFEPATH it wouldn't find this project."""
+def test_a_setting_that_hides_the_project_does_not_reach_any(start, monkeypatch):
     monkeypatch.setenv("PYTHONSAFEPATH", "1")
     with start() as process:
         assert process("add", a=1, b=2) == {"sum": 3}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a link to a Python")
+def test_where_this_python_looks_for_modules_is_handed_to_this_one_only(tmp_path, monkeypatch):
+    (tmp_path / "answering.py").write_text(MODULE, encoding="utf-8")
+    (tmp_path / "python").symlink_to(sys.executable)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with SideProcess(sys.executable, "answering") as process:
+        assert process("add", a=1, b=2) == {"sum": 3}
+    with SideProcess(str(tmp_path / "python"), "answering") as process, pytest.raises(SideFailed, match="No module"):
+        process("add", a=1, b=2)
+    monkeypatch.setenv("PYTHONHOME", str(tmp_path))
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path))
+    assert not {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"} & set(environment_for(str(tmp_path / "python")))
+
+
+def test_what_became_of_a_process_fits_into_one_line(start):
+    became = {"fail": "failed at fail: ValueError: no such layer", "stop": "stopped with 7: last words"}
+    with start() as process:
+        for task, words in became.items():
+            with pytest.raises(SideFailed) as error:
+                process(task)
+            assert error.value.in_one_line.endswith(words) and "\n" not in error.value.in_one_line
+        assert process.ended
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no signals")
+def test_a_process_that_was_killed_says_so(start):
+    with start() as process:
+        process.process.kill()
+        with pytest.raises(SideFailed, match="was killed by signal 9, as where memory runs out"):
+            process("add", a=1, b=2)
