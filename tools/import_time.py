@@ -8,23 +8,13 @@ is the Python of an environment with NeMo; without it only this project is measu
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.benchmark.figures import Figure, Sides, Values, repeat, spread
+from tools.benchmark.figures import repeat, spread
+from tools.parity.speed import SIDE, import_figures
 from utils.errors import one_line_errors
-
-SIDE = "tools.parity.speed_side"
-
-
-def import_figures(sides: Sides, repetition: int) -> Iterator[tuple[Figure, Values]]:
-    """How long each side's process, which must not have started yet, takes to import what it needs."""
-    seconds = sides("imports", repetition)
-    yield Figure("import of the model class", "s", False), {side: sum(x.values()) for side, x in seconds.items()}
-    yield Figure("of it torch and Lightning", "s", False), {side: x["base"] for side, x in seconds.items()}
-    yield Figure("of it the rest", "s", False), {side: x["model"] for side, x in seconds.items()}
 
 
 def main(arguments: list[str] | None = None) -> None:

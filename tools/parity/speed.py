@@ -4,8 +4,7 @@ Every repetition has a fresh process of each side, and they take turns at every 
 first batch are not measured. Other programs that run meanwhile make all figures worse, and ratios less so.
 """
 
-import contextlib
-import io
+import math
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,18 +14,20 @@ from pathlib import Path
 
 import torch
 
-from tools import prepare_dummy_ssl_data
 from tools.benchmark.figures import Figure, Sides, Values, repeat
 from tools.benchmark.manifests import SECTION, pick_lines
-from tools.import_time import SIDE, import_figures
 from tools.parity.cases import make_audio
 from tools.parity.records import Job, Record, save
 from tools.parity.training_speed import PARTS
+from tools.prepare_dummy_ssl_data import manifest_path, noise_lines, parse_arguments, speech_lines, write_manifest
+from tools.side_process import SideFailed
 
+SIDE = "tools.parity.speed_side"
 REPETITIONS = 3
 BATCH = (4, 4.0)  # utterances, seconds each
-UTTERANCES = 16  # of the manifest that is loaded
+UTTERANCES, NOISES = 16, 8  # of the manifests that are loaded
 STEP_SECONDS, MOST_STEPS = 1.0, 10  # as many steps of a side per repetition as fit in here, but one at least
+EPOCH_SECONDS, MOST_EPOCHS = 1.0, 200  # as many epochs of the data as the faster side needs this long for
 MIB = 2**20
 WITHOUT_NEMO = "NeMo's figures need the Python of an environment with NeMo"
 NO_MEMORY = "peak memory can't be asked for on this system"
@@ -38,12 +39,14 @@ class Work:
     """What both sides are given: the file of a job, threads of torch, and the section of a data set.
 
     first_batch: a manifest of as much of the data set as is loaded once unmeasured, which imports decoders.
+    data: what is loaded, in words.
     """
 
     job: Path
     threads: int
     section: dict
     first_batch: Path
+    data: str
 
 
 def measure_speed(
@@ -70,8 +73,8 @@ def measure_speed(
             return measure(work, pythons, repetitions, WITHOUT_NEMO)
         try:
             return measure(work, pythons, repetitions)
-        except RuntimeError as error:
-            reason = f"NeMo has no figures, as it failed: {str(error).splitlines()[-1]}"
+        except SideFailed as error:
+            reason = f"NeMo has no figures, as it failed: {error.in_one_line}"
             return measure(work, {"ours": pythons["ours"]}, repetitions, reason)
 
 
@@ -106,16 +109,23 @@ def prepare(job: Job, batch: tuple[int, float] | None, threads: int, utterances:
         raise ValueError(f"{manifest} lists no utterances to load: give a manifest that does")
     section = SECTION | {"sample_rate": rate, "drop_last": False, "min_duration": None, "max_duration": None}
     section |= {"manifest_filepath": str(speech), "noise_manifest": noise}
-    return Work(path, threads, section, pick_lines(speech, folder / "first_batch.json", section["batch_size"]))
+    first_batch = pick_lines(speech, folder / "first_batch.json", section["batch_size"])
+    return Work(path, threads, section, first_batch, told(job, utterances))
+
+
+def told(job: Job, utterances: int) -> str:
+    if job.manifest is None:
+        return f"data: {utterances} synthetic utterances and {NOISES} noises of 4 to 10 s"
+    noise = f"noise of {Path(job.noise_manifest).name}" if job.noise_manifest else "no noise"
+    return f"data: up to {utterances} utterances of {Path(job.manifest).name}, {noise}"
 
 
 def write_data(folder: Path, sample_rate: int, utterances: int) -> tuple[str, str]:
     """Synthetic speech and noise of 4 to 10 s; returns their manifests."""
-    sizes = {"num_train": utterances, "num_val": 1, "num_noise": 8, "sample_rate": sample_rate}
-    options = [str(x) for name, value in sizes.items() for x in (f"--{name}", value)]
-    with contextlib.redirect_stdout(io.StringIO()):
-        prepare_dummy_ssl_data.main(["--output_dir", str(folder), *options])
-    speech, noise = (prepare_dummy_ssl_data.manifest_path(folder, split) for split in ("train", "noise"))
+    options = parse_arguments(["--output_dir", str(folder), "--sample_rate", str(sample_rate)])
+    speech, noise = (manifest_path(folder, split) for split in ("train", "noise"))
+    write_manifest(speech, speech_lines(options, "train", utterances, options.num_talkers))
+    write_manifest(noise, noise_lines(options, "noise", NOISES))
     return str(speech), str(noise)
 
 
@@ -133,6 +143,14 @@ def measure_once(work: Work, sides: Sides, repetition: int) -> Iterator[tuple[Fi
     yield from training_figures(work, sides, repetition)
     yield memory_figure(sides, repetition)
     yield data_figure(work, sides, repetition)
+
+
+def import_figures(sides: Sides, repetition: int) -> Iterator[tuple[Figure, Values]]:
+    """How long each side's process, which must not have started yet, takes to import what it needs."""
+    seconds = sides("imports", repetition)
+    yield Figure("import of the model class", "s", False), {side: sum(x.values()) for side, x in seconds.items()}
+    yield Figure("of it torch and Lightning", "s", False), {side: x["base"] for side, x in seconds.items()}
+    yield Figure("of it the rest", "s", False), {side: x["model"] for side, x in seconds.items()}
 
 
 def training_figures(work: Work, sides: Sides, repetition: int) -> Iterator[tuple[Figure, Values]]:
@@ -155,10 +173,16 @@ def memory_figure(sides: Sides, repetition: int) -> tuple[Figure, Values]:
 
 
 def data_figure(work: Work, sides: Sides, repetition: int) -> tuple[Figure, Values]:
+    """Items per second over so many epochs that their time can be told."""
     sides("epoch", repetition, section=work.section | {"manifest_filepath": str(work.first_batch)}, seed=0)
-    epochs = sides("epoch", repetition, section=work.section, seed=repetition + 1)
-    figure = Figure("data set and collate", "items/s", True, note="one process, one thread")
-    return figure, {side: x["items"] / sum(x["seconds"]) for side, x in epochs.items()}
+    epochs = [sides("epoch", repetition, section=work.section, seed=1)]
+    fastest = min(sum(x["seconds"]) for x in epochs[0].values())
+    num_epochs = min(math.ceil(EPOCH_SECONDS / fastest), MOST_EPOCHS)
+    epochs += [sides("epoch", repetition + i, section=work.section, seed=1 + i) for i in range(1, num_epochs)]
+    return Figure("data set and collate", "items/s", True, note=f"{work.data}; one process, one thread"), {
+        side: sum(epoch[side]["items"] for epoch in epochs) / sum(sum(epoch[side]["seconds"]) for epoch in epochs)
+        for side in epochs[0]
+    }
 
 
 def medians(steps: list[dict[str, dict[str, float]]], parts: tuple[str, ...]) -> Values:
