@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from tools.parity.aspects import masks
+from tools.parity.aspects.table import RAISED
 from tools.parity.known_versions import for_version
 from tools.parity.records import Job, Measured, Record, kept, save
-from tools.parity.rows import KNOWN, PASSED, Row
+from tools.parity.rows import BROKEN, KNOWN, NOT_RUN, PASSED, Row
 from tools.parity.side import Side
 from tools.parity.versions import differences, version_notes
+from tools.side_process import SideFailed
 
 CASE = "model_post_conv_1_book"
 ARGUMENTS = {"encoder": {"d_model": {"value": 16, "held": 16}}}
@@ -136,3 +138,40 @@ def test_a_version_that_is_not_known_says_so(new, tmp_path):
     save(new, tmp_path / f"{CASE}.safetensors")
     rows = by_what(version_notes(FakeNemo("2.9.1", {CASE: new}), tmp_path))
     assert rows["NeMo 2.9.1"].reason == "not one of the versions known here (2.6, 3.0): compared as NeMo 3.0"
+
+
+def test_only_the_cases_asked_for_are_compared(new, old, tmp_path):
+    for name in (CASE, "encoder_default"):
+        save(new if name == CASE else kept(name), tmp_path / f"{name}.safetensors")
+    nemo = FakeNemo("2.6.0", {"encoder_default": replace(kept("encoder_default"), origin={"nemo_version": "2.6.0"})})
+    rows = by_what(version_notes(nemo, tmp_path, only="encoder"))
+    assert [job.name for job in nemo.asked] == ["encoder_default"] and "masks" not in nemo.asked[0].aspects
+    assert " over 1 case: no difference" in rows["computation"].detail
+
+
+def test_where_no_record_is_asked_for_that_is_said(new, tmp_path):
+    save(new, tmp_path / f"{CASE}.safetensors")
+    (row,) = version_notes(FakeNemo("2.6.0", {}), tmp_path, only="live")
+    assert row.status == NOT_RUN and "--only=live is in the name of none" in row.reason
+
+
+def test_a_record_at_which_nemos_process_fails_is_told_and_the_others_compared(new, old, tmp_path):
+    save(new, tmp_path / f"{CASE}.safetensors")
+    save(kept("encoder_default"), tmp_path / "encoder_default.safetensors")
+
+    class Failing(FakeNemo):
+        def record(self, job: Job) -> Record:
+            if job.name == "encoder_default":
+                raise SideFailed("it was killed:\nlast words")
+            return super().record(job)
+
+    rows = version_notes(Failing("2.6.0", {CASE: old}), tmp_path)
+    (broken,) = [row for row in rows if row.status == BROKEN]
+    assert (broken.what, broken.detail) == ("encoder_default", "it was killed: last words")
+    assert "masks, overlap: short utterances" in {row.what for row in rows}
+
+
+def test_an_aspect_in_which_the_other_version_raises_is_told(new, old):
+    raising = replace(old, measured=old.measured | {"masks": Measured(facts={RAISED: "ValueError: no"})})
+    rows = by_what(list(differences([new], [raising])))
+    assert rows[f"{CASE}, masks"].reason == "NeMo 2.6.0 raises" and rows[f"{CASE}, masks"].detail == "ValueError: no"
