@@ -12,7 +12,7 @@
   "versions": [row]
 }
 row: {"level", "what", "status", "error", "limit", "share_of_limit", "reason", "detail", "module"}, with status
-"passed", "failed", "known" (differs on purpose) or "not run".
+"passed", "failed", "known" (differs on purpose), "not run" or "broken off" (NeMo's process failed).
 """
 
 import json

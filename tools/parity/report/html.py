@@ -5,19 +5,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, StrictUndefined
+
 from tools.parity.compare import Comparison
 from tools.parity.report import words
 from tools.parity.report.pictures import picture_of, speed_picture
 from tools.parity.report.summary import Report, case_status, summarise
-from tools.parity.rows import KNOWN, NOT_RUN
+from tools.parity.rows import BROKEN, KNOWN, NOT_RUN
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 def to_html(report: Report) -> str:
     """What a browser opens; everything that comes from configs, paths and errors is escaped."""
-    from jinja2 import Environment, StrictUndefined
-
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": words.number, "share": words.share, "unit": words.unit}
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -52,7 +52,7 @@ def case_of(comparison: Comparison) -> dict[str, Any]:
         "summaries": summarise(rows),
         "picture": as_image(picture_of([comparison])),
         "failed": comparison.failed,
-        "beside": [row for row in rows if row.status in (KNOWN, NOT_RUN)],
+        "beside": [row for row in rows if row.status in (BROKEN, KNOWN, NOT_RUN)],
         "configuration": [row for row in rows if row.level == "configuration"],
         "others": [row for row in rows if row.level != "configuration"],
         "config": json.dumps(job.case.config | job.own_options, indent=2, default=str),

@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tools.parity.compare import Comparison
 from tools.parity.report.chinese import CHINESE
-from tools.parity.report.summary import Report, Summary
+from tools.parity.report.summary import Report, Summary, counted
 from tools.parity.report.words import number
-from tools.parity.rows import FAILED, KNOWN, NOT_RUN, PASSED
+from tools.parity.rows import BROKEN, FAILED, KNOWN, NOT_RUN, PASSED
 
 START = "<!-- parity table: tools/compare_with_nemo.py --markdown -->"
 END = "<!-- end of parity table -->"
 LANGUAGES: dict[str, Mapping[str, str]] = {"en": {}, "zh": CHINESE}  # language: what differs from English
 HEADINGS = ("level", "what is compared", "things", "difference allowed", "why", "result")
+COUNTED = {
+    FAILED: "{} failed", BROKEN: "{} broken off", KNOWN: "{} differ on purpose", NOT_RUN: "{} not run",
+}  # fmt: skip
 Translate = Callable[[str], str]
 
 
@@ -32,9 +35,12 @@ def parity_table(comparisons: Sequence[Comparison], language: str = "en") -> str
     lines = [in_row(words.get(cell, cell) for cell in row) for row in rows]
     summaries = [summary for summary in report.summaries if summary.rows]
     lines += [in_row(cells(summary, lambda text: words.get(text, text))) for summary in summaries]
-    total = "{things} things in {cases} cases, compared with {nemo}."
+    total = "{things} in {cases}, compared with {nemo}."
     things = sum(summary.compared for summary in summaries)
-    lines += ["", words.get(total, total).format(things=things, cases=len(comparisons), nemo=report.nemo)]
+    numbers = {"things": counted(things, "thing"), "cases": counted(len(comparisons), "case"), "nemo": report.nemo}
+    if language != "en":
+        numbers |= {"things": things, "cases": len(comparisons)}
+    lines += ["", words.get(total, total).format(**numbers)]
     return "\n".join(lines)
 
 
@@ -61,7 +67,7 @@ def result(summary: Summary, translate: Translate) -> str:
     words = []
     if summary.count(PASSED) and not summary.count(FAILED):
         words.append(translate("all within" if any(row.limit for row in summary.rows) else "equal"))
-    for status, text in ((FAILED, "{} failed"), (KNOWN, "{} differ on purpose"), (NOT_RUN, "{} not run")):
+    for status, text in COUNTED.items():
         if summary.count(status):
             words.append(translate(text).format(summary.count(status)))
     return translate(", ").join(words)

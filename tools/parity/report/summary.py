@@ -5,8 +5,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from tools.benchmark.figures import Figure
+from tools.parity.cases import LEVELS
 from tools.parity.compare import Comparison
-from tools.parity.rows import FAILED, KNOWN, NOT_RUN, PASSED, Row
+from tools.parity.levels import is_before
+from tools.parity.own_job import LAST_WITHOUT_OPTIM
+from tools.parity.records import Job
+from tools.parity.rows import BROKEN, FAILED, KNOWN, NOT_RUN, PASSED, Row
 
 
 @dataclass(frozen=True)
@@ -83,15 +87,17 @@ LINES = (
     Line(RUN, "both sides, to the end", ("computation",), "what NeMo runs has to run here"),
 )  # fmt: skip
 NO_ROWS = "no case has it"
-STATUSES = (FAILED, KNOWN, PASSED, NOT_RUN)  # what a line with several is called after: the first of these
+PASSES, DIFFERS, NOT_COMPARED = 0, 1, 3  # exit codes
+STATUSES = (FAILED, BROKEN, KNOWN, PASSED, NOT_RUN)  # what a line with several is called after: the first of these
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What came of a line; rows: in the order in which they were compared."""
+    """What came of a line; rows: in the order in which they were compared.  absent: why there are none."""
 
     line: Line
     rows: tuple[Row, ...]
+    absent: str = NO_ROWS
 
     def count(self, status: str) -> int:
         return sum(row.status == status for row in self.rows)
@@ -99,7 +105,7 @@ class Summary:
     @property
     def compared(self) -> int:
         """Things that both sides computed."""
-        return len(self.rows) - self.count(NOT_RUN)
+        return len(self.rows) - self.count(NOT_RUN) - self.count(BROKEN)
 
     @property
     def worst(self) -> Row | None:
@@ -120,8 +126,7 @@ class Summary:
             parts.append(f"{self.count(FAILED)} {FAILED}")
         elif self.count(PASSED):
             parts.append(PASSED)
-        if self.count(KNOWN):
-            parts.append(f"{self.count(KNOWN)} {KNOWN}")
+        parts += [f"{self.count(status)} {status}" for status in (BROKEN, KNOWN) if self.count(status)]
         if self.count(NOT_RUN) or not self.rows:
             parts.append(f"{self.count(NOT_RUN) or ''} {NOT_RUN}".strip())
         return ", ".join(parts)
@@ -129,8 +134,8 @@ class Summary:
     @property
     def reasons(self) -> list[str]:
         """Why the rows that are no plain pass or failure are what they are, each once."""
-        reasons = {row.reason: None for row in self.rows if row.status in (KNOWN, NOT_RUN)}
-        return list(reasons) if self.rows else [NO_ROWS]
+        reasons = {row.reason: None for row in self.rows if row.status in (BROKEN, KNOWN, NOT_RUN)}
+        return list(reasons) if self.rows else [self.absent]
 
 
 def share_of_limit(row: Row) -> float:
@@ -140,24 +145,41 @@ def share_of_limit(row: Row) -> float:
     return float("inf") if row.error or row.status == FAILED else 0.0
 
 
-def summarise(rows: Iterable[Row], *, all_lines: bool = False) -> list[Summary]:
-    """A summary for each line that has rows, or for all; rows of a level of no line get a line of their own."""
+def summarise(rows: Iterable[Row], jobs: Sequence[Job] | None = None) -> list[Summary]:
+    """A summary for each line that has rows, or for all; rows of a level of no line get a line of their own.
+
+    jobs: all that were compared: lines without rows, too, with the reason.
+    """
     rows = list(rows)
     known = {level for line in LINES for level in line.levels}
     others = {row.level: Line(row.level, "", (row.level,)) for row in rows if row.level not in known}
-    summaries = [Summary(line, rows_of(line, rows)) for line in (*LINES, *others.values())]
-    return [s for s in summaries if s.rows or (all_lines and s.line.title != RUN)]
+    lines = (*LINES, *others.values())
+    summaries = [Summary(line, rows_of(line, rows), why_absent(line, jobs or ())) for line in lines]
+    return [s for s in summaries if s.rows or (jobs is not None and s.line.title != RUN)]
+
+
+def why_absent(line: Line, jobs: Sequence[Job]) -> str:
+    """Why none of the jobs has rows of a line."""
+    last = max((job.until for job in jobs), key=LEVELS.index, default=LEVELS[-1])
+    first_level = {"files": LAST_WITHOUT_OPTIM}.get(line.levels[0], line.levels[0])
+    if first_level in LEVELS and is_before(last, first_level):
+        return f"the computation ended with the level {last}"
+    if line.levels == ("data",) and jobs and not any("data" in job.aspects for job in jobs):
+        return "give --manifest"
+    return NO_ROWS
 
 
 def case_status(comparison: Comparison) -> str:
-    """FAILED if anything did, or nothing was even asked; NOT_RUN if NeMo can't do the case; else PASSED."""
-    if comparison.failed or not comparison.rows:
+    """FAILED if anything did or broke off, or nothing was asked; NOT_RUN if NeMo can't do the case; else PASSED."""
+    statuses = {row.status for row in comparison.rows}
+    if not statuses or statuses & {FAILED, BROKEN}:
         return FAILED
     return PASSED if comparison.passed else NOT_RUN
 
 
-def several(cases: int) -> str:
-    return f"{cases} case" if cases == 1 else f"{cases} cases"
+def counted(number: int, noun: str) -> str:
+    """`1 case`, `2 cases`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def rows_of(line: Line, rows: list[Row]) -> tuple[Row, ...]:
@@ -185,8 +207,14 @@ class Report:
     @property
     def passed(self) -> bool:
         """No case failed, nor does a version of NeMo, and a case passed."""
-        cases = [case_status(comparison) for comparison in self.comparisons]
-        return PASSED in cases and FAILED not in (*cases, *(row.status for row in self.versions))
+        cases = {case_status(comparison) for comparison in self.comparisons}
+        return PASSED in cases and not {FAILED, BROKEN} & (cases | {row.status for row in self.versions})
+
+    @property
+    def exit_code(self) -> int:
+        """See tools/compare_with_nemo.py."""
+        differs = any(row.status == FAILED for row in (*self.rows, *self.versions))
+        return DIFFERS if differs else PASSES if self.passed else NOT_COMPARED
 
     @property
     def nemo(self) -> str:
@@ -196,7 +224,7 @@ class Report:
 
     @property
     def summaries(self) -> list[Summary]:
-        return summarise(self.rows, all_lines=True)
+        return summarise(self.rows, [comparison.nemo.job for comparison in self.comparisons])
 
     @property
     def verdict(self) -> str:
@@ -205,14 +233,18 @@ class Report:
         cases = [case_status(comparison) for comparison in self.comparisons]
         beside = "".join(
             f"; {count[status]} {words}"
-            for status, words in ((KNOWN, "differ on purpose"), (NOT_RUN, "not run"))
+            for status, words in ((BROKEN, "broken off"), (KNOWN, "differ on purpose"), (NOT_RUN, "not run"))
             if count[status]
         )
+        if incomparable := cases.count(NOT_RUN):
+            beside += f"; {incomparable} of {counted(len(cases), 'case')} not comparable"
         if self.passed:
-            return f"PASSED: {count[PASSED]} things in {several(cases.count(PASSED))} equal {self.nemo}{beside}"
+            things, passed = counted(count[PASSED], "thing"), counted(cases.count(PASSED), "case")
+            return f"PASSED: {things} in {passed} equal {self.nemo}{beside}"
         if not count[FAILED]:
             without = len(cases) - cases.count(PASSED)
-            return f"FAILED: nothing was compared in {without} of {several(len(cases))}{beside}"
-        total = count[PASSED] + count[FAILED]
-        share = f"{count[FAILED]} of {total} things, in {cases.count(FAILED)} of {several(len(cases))}"
+            return f"FAILED: nothing was compared in {without} of {counted(len(cases), 'case')}{beside}"
+        things = counted(count[PASSED] + count[FAILED], "thing")
+        differing = sum(bool(comparison.failed) for comparison in self.comparisons)
+        share = f"{count[FAILED]} of {things}, in {differing} of {counted(len(cases), 'case')}"
         return f"FAILED: {share}, differ from {self.nemo}{beside}"

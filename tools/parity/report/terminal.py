@@ -1,5 +1,6 @@
 """The report as a table and a few lines of text: in colour in a terminal, plain in a pipe, in whatever encoding."""
 
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -12,24 +13,25 @@ from rich.text import Text
 
 from tools.benchmark.figures import Figure
 from tools.parity.compare import Comparison
-from tools.parity.report.summary import NO_ROWS, Report, Summary, case_status
+from tools.parity.report.summary import Report, Summary, case_status, counted, summarise
 from tools.parity.report.words import culprit_lines, how_far, name_of, number, speed_cells, unit, worst_cells
-from tools.parity.rows import FAILED, KNOWN, NOT_RUN, PASSED, Row
+from tools.parity.rows import BROKEN, FAILED, KNOWN, NOT_RUN, PASSED, Row
 
-STYLES = {PASSED: "green", FAILED: "bold red", KNOWN: "yellow", NOT_RUN: "dim"}
-WIDTH = 100  # of a pipe
-LEAST_ROOM = 15  # for the reasons of the limits
+STYLES = {PASSED: "green", FAILED: "bold red", BROKEN: "bold red", KNOWN: "yellow", NOT_RUN: "dim"}
+WIDTH = 100  # of a pipe, if COLUMNS doesn't say
 HEADINGS = ("level", "things", "worst", "limit", "of limit", "result")
+TOLD = {BROKEN: "broken off", KNOWN: "known differences", NOT_RUN: "not run"}  # status: title of its reasons
 FEW = 5  # failed rows per case, known differences in all
 
 
 def show(report: Report, *, verbose: bool = False, file: TextIO | None = None, width: int | None = None) -> None:
-    """Print the report. verbose: every row that isn't a plain pass. file: stdout. width: of the terminal, or WIDTH."""
+    """Print the report. verbose: every row, by case and level. file: stdout. width: of the terminal, or WIDTH."""
     console = open_console(file or sys.stdout, width)
     console.print(printable(f"this project against {report.source}"))
-    console.print(level_table(report.summaries, console.width))
+    show_levels(console, report.summaries)
     if verbose:
         show_limits(console, report.summaries)
+        show_rows(console, report.comparisons)
     for comparison in report.comparisons:
         for note in comparison.nemo.job.notes:
             console.print(printable(f"{comparison.name}: {note}"))
@@ -37,7 +39,7 @@ def show(report: Report, *, verbose: bool = False, file: TextIO | None = None, w
             show_failure(console, comparison, verbose)
     differing = [(c.name, row) for c in report.comparisons for row in c.rows]
     differing += [("versions", row) for row in report.versions]
-    for status, title in ((KNOWN, "known differences"), (NOT_RUN, "not run")):
+    for status, title in TOLD.items():
         show_reasons(console, title, [(name, row) for name, row in differing if row.status == status], verbose)
     show_versions(console, [row for row in report.versions if row.status == FAILED])
     if report.speed:
@@ -49,12 +51,13 @@ def progress(comparison: Comparison, file: TextIO | None = None) -> None:
     """A line to stderr when a case is done, for those who wait."""
     console = open_console(file or sys.stderr, None)
     status = case_status(comparison)
-    console.print(f"{printable(comparison.name)}: {status}, {len(comparison.rows)} things", style=STYLES[status])
+    things = counted(len(comparison.rows), "thing")
+    console.print(f"{printable(comparison.name)}: {status}, {things}", style=STYLES[status])
 
 
 def open_console(file: TextIO, width: int | None) -> Console:
     """Text is printed as it is: no markup (indices stand in brackets), no colour for numbers."""
-    if width is None and not file.isatty():
+    if width is None and not file.isatty() and not os.environ.get("COLUMNS", "").isdecimal():
         width = WIDTH
     return Console(file=Encodable(file), width=width, markup=False, highlight=False, emoji=False)
 
@@ -79,26 +82,34 @@ class Encodable:
         return self.file.fileno()
 
 
-def level_table(summaries: list[Summary], width: int) -> Table:
-    """A line per level; the reasons of the limits get what room `width` leaves, if that is some."""
+def show_levels(console: Console, summaries: list[Summary]) -> None:
+    """A line per level, and why its limit is what it is: as a column where there is room, else below."""
     rows = [(s.line.title, str(s.compared), *worst_cells(s)[:3], s.verdict) for s in summaries]
+    reasons = [printable(s.line.why if s.rows else s.absent) for s in summaries]
     widths = [max(map(len, column)) for column in zip(HEADINGS, *rows)]
-    room = width - sum(widths) - 3 * len(widths) - 2  # borders and padding; the last for the column itself
+    room = console.width - sum(widths) - 3 * len(widths) - 2  # borders and padding; the last for the column itself
+    fits = room >= max(map(len, reasons))
     table = Table(pad_edge=False)
     for i, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="right" if 0 < i < 5 else "left", no_wrap=i < 5)
-    if room >= LEAST_ROOM:
-        table.add_column("why this limit", no_wrap=True, overflow="ellipsis", width=room)
-    for summary, row in zip(summaries, rows):
-        why = [printable(summary.line.why if summary.rows else NO_ROWS)] if room >= LEAST_ROOM else []
-        table.add_row(*row[:-1], Text(row[-1], STYLES[summary.status]), *why)
-    return table
+    if fits:
+        table.add_column("why this limit", no_wrap=True)
+    for summary, row, reason in zip(summaries, rows, reasons):
+        table.add_row(*row[:-1], Text(row[-1], STYLES[summary.status]), *([reason] if fits else []))
+    console.print(table)
+    if not fits:
+        console.print("why these limits:")
+        titles: dict[str, list[str]] = {}
+        for summary, reason in zip(summaries, reasons):
+            titles.setdefault(reason, []).append(summary.line.title)
+        for reason, of in titles.items():
+            print_indented(console, f"{', '.join(of)}: {reason}", 2)
 
 
 def show_failure(console: Console, comparison: Comparison, verbose: bool) -> None:
     """The first module that diverges, the likely cause, and the first rows that failed."""
     failed = comparison.failed
-    words = f"{len(failed)} of {len(comparison.rows)} things differ" if failed else "nothing was compared"
+    words = f"{len(failed)} of {counted(len(comparison.rows), 'thing')} differ" if failed else "nothing was compared"
     console.print(f"\n{printable(comparison.name)}: {words}", style=STYLES[FAILED])
     for heading, text in culprit_lines(comparison):
         console.print(Padding(Text.assemble((f"{heading}: ", "bold"), printable(text)), (0, 0, 0, 2)))
@@ -114,12 +125,24 @@ def row_text(row: Row) -> str:
     return f"{name_of(row)}: {how_far(row) or row.reason}"
 
 
+def show_rows(console: Console, comparisons: Sequence[Comparison]) -> None:
+    """Every single comparison."""
+    for comparison in comparisons:
+        console.print(f"\n{printable(comparison.name)}, all of it:", style="bold")
+        for summary in summarise(comparison.rows):
+            console.print(f"  {printable(summary.line.title)}: {summary.verdict}")
+            for row in summary.rows:
+                print_indented(console, f"{row.status}: {row_text(row)}", 4)
+
+
 def show_reasons(console: Console, title: str, rows: list[tuple[str, Row]], verbose: bool) -> None:
-    """Each reason once, with what it holds for; that of most rows first."""
+    """Each reason once, with what it holds for; that of most rows first. What NeMo raised is part of a reason."""
     reasons: dict[str, list[str]] = {}
     for case, row in rows:
-        detail = f": {row.detail}" if verbose and row.detail else ""
-        reasons.setdefault(row.reason, []).append(f"{row.what} in {case}{detail}")
+        raised = row.detail and row.status in (BROKEN, NOT_RUN)
+        detail = f": {row.detail}" if verbose and row.detail and not raised else ""
+        reason = f"{row.reason}: {row.detail}" if raised else row.reason
+        reasons.setdefault(reason, []).append(f"{row.what} in {case}{detail}")
     if reasons:
         console.print(f"\n{title}:", style=STYLES[rows[0][1].status])
     for reason, things in sorted(reasons.items(), key=lambda item: -len(item[1])):
@@ -137,7 +160,7 @@ def print_indented(console: Console, text: str, columns: int) -> None:
 
 def show_limits(console: Console, summaries: list[Summary]) -> None:
     """Every limit and its reason."""
-    console.print("\nlimits:")
+    console.print("\nevery limit:")
     for summary in summaries:
         limits = {(row.limit, unit(row), row.reason): None for row in summary.rows if row.status in (PASSED, FAILED)}
         for limit, share, reason in limits:

@@ -32,7 +32,7 @@ def test_a_level_is_a_line_with_its_limits_and_why(compared):
         "| encoder layers | each, evaluation and training | 3 | 1e-4 to 2e-4 of the largest entry | likewise; "
         "in training the batch's statistics add to it | all within |",
     ]
-    assert table.splitlines()[-1] == "4 things in 1 cases, compared with NeMo 3.0.0."
+    assert table.splitlines()[-1] == "4 things in 1 case, compared with NeMo 3.0.0."
 
 
 @pytest.mark.parametrize(

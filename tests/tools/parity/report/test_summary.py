@@ -1,10 +1,12 @@
 """What came of each line of the table, and of all."""
 
+from dataclasses import replace
+
 import pytest
 
 from tools.parity.cases import LEVELS
 from tools.parity.report.summary import LINES, Report, case_status, share_of_limit, summarise
-from tools.parity.rows import FAILED, KNOWN, NOT_RUN, PASSED, Row
+from tools.parity.rows import BROKEN, FAILED, KNOWN, NOT_RUN, PASSED, Row
 
 
 def test_each_level_of_the_computation_has_a_line_and_only_one():
@@ -24,9 +26,30 @@ def test_a_level_of_no_line_is_not_lost():
 
 
 def test_a_line_without_rows_says_that_it_is_not_run():
-    summaries = summarise([], all_lines=True)
+    summaries = summarise([], [])
     assert {s.verdict for s in summaries} == {NOT_RUN}
     assert summaries[0].reasons == ["no case has it"]
+
+
+def test_a_line_that_the_user_left_out_says_by_what(compared):
+    job = replace(compared([]).nemo.job, until="loss")
+    reasons = {s.line.title: s.absent for s in summarise([], [job, replace(job, until="feature")])}
+    ended = "the computation ended with the level loss"
+    assert reasons["gradients"] == reasons["optimizer steps"] == reasons["checkpoint files"] == ended
+    assert reasons["loss"] == reasons["configuration"] == "no case has it"
+    assert reasons["data"] == "give --manifest"
+
+
+def test_the_exit_code_tells_a_difference_from_what_could_not_be_compared(compared):
+    passed, failed, broken, not_run = (compared([Row("loss", "x", s)]) for s in (PASSED, FAILED, BROKEN, NOT_RUN))
+    codes = {
+        0: [[passed], [passed, not_run]],
+        1: [[failed, passed], [failed, broken]],
+        3: [[passed, broken], [not_run], []],
+    }
+    for code, reports in codes.items():
+        assert [Report(comparisons, "").exit_code for comparisons in reports] == [code] * len(reports)
+    assert Report([passed], "", versions=[Row("NeMo versions", "x", BROKEN)]).exit_code == 3
 
 
 @pytest.mark.parametrize(
@@ -87,7 +110,8 @@ def test_all_has_passed_only_if_something_has_and_nothing_failed(comparisons, co
 
 
 def test_the_last_line_counts(passing, report, compared, comparisons):
-    assert passing.verdict == "PASSED: 7 things in 1 case equal NeMo 3.0.0; 1 differ on purpose; 1 not run"
+    beside = "1 differ on purpose; 1 not run; 1 of 2 cases not comparable"
+    assert passing.verdict == f"PASSED: 7 things in 1 case equal NeMo 3.0.0; {beside}"
     assert report.verdict.startswith("FAILED: 4 of 14 things, in 3 of 5 cases, differ from NeMo 3.0.0")
     assert Report([], "").verdict.startswith("FAILED: nothing was compared")
     assert Report([comparisons[0], compared([])], "").verdict.startswith("FAILED: nothing was compared in 1 of 2 cases")

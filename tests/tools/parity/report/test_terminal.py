@@ -6,7 +6,7 @@ import pytest
 
 from tools.parity.report.summary import LINES, Report
 from tools.parity.report.terminal import FEW, WIDTH, progress, show
-from tools.parity.rows import FAILED, KNOWN, PASSED, Row
+from tools.parity.rows import BROKEN, FAILED, KNOWN, NOT_RUN, PASSED, Row
 
 
 def shown(report: Report, **options) -> str:
@@ -24,7 +24,7 @@ def test_there_is_one_line_per_level(passing):
     text = shown(passing)
     for line in LINES[:-1]:
         assert sum(f"{line.title} " in part and "│" in part for part in text.splitlines()) >= 1, line.title
-    assert text.splitlines()[-1] == passing.verdict
+    assert told(passing).endswith(passing.verdict)
 
 
 def test_a_failure_names_the_module_the_place_the_cause_and_the_rows(report):
@@ -96,7 +96,7 @@ def test_a_case_that_is_done_has_a_line(comparisons, capsys):
     assert captured.err.splitlines() == [
         "all_passed: passed, 8 things",
         "a_layer_differs: failed, 4 things",
-        "only_not_run: not run, 1 things",
+        "only_not_run: not run, 1 thing",
     ]
 
 
@@ -119,4 +119,40 @@ def test_the_reason_of_most_rows_comes_first_and_long_ones_stay_indented(compare
 
 def test_every_limit_is_explained_only_where_all_is_asked_for(report):
     assert "encoder layers: 1e-4 of the largest entry: rounding" in told(report, verbose=True)
-    assert "limits:" not in told(report)
+    assert "every limit:" not in told(report)
+
+
+def test_every_row_is_shown_by_case_and_level_where_all_is_asked_for(report):
+    text = shown(report, verbose=True)
+    start = text.index("all_passed, all of it:")
+    case = text[start : text.index("a_layer_differs, all of it:")]
+    assert "  encoder layers: passed\n    passed: layer/0: differs by 1e-8 of the largest entry, limit 1e-4\n" in case
+    assert sum(line.startswith("    passed: ") for line in case.splitlines()) == 7
+    assert "all of it" not in shown(report)
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_why_a_limit_is_what_it_is_stands_there_whole_at_any_width(passing, width):
+    text = told(passing, width=width)
+    assert all(" ".join(line.why.split()) in text for line in LINES if line.title in ("encoder layers", "gradients"))
+
+
+def test_a_pipe_is_as_wide_as_columns_says(passing, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, shown(passing).splitlines())) <= 80
+
+
+def test_what_nemo_raised_is_told_without_asking_for_all(compared):
+    rows = [
+        Row("computation", "NeMo raised", NOT_RUN, reason="NeMo can't build it", detail=f"ValueError: {i}")
+        for i in "ab"
+    ]
+    report = Report([compared([row], name) for row, name in zip(rows, "xy")], "")
+    assert "NeMo can't build it: ValueError: a" in told(report) and "NeMo can't build it: ValueError: b" in told(report)
+
+
+def test_a_case_at_which_nemos_process_failed_says_its_last_words(compared):
+    row = Row("computation", "NeMo's process", BROKEN, reason="it failed", detail="was killed by signal 9")
+    report = Report([compared([row], "x"), compared([Row("loss", "loss", PASSED)], "y")], "")
+    assert "it failed: was killed by signal 9 NeMo's process in x" in told(report)
+    assert "1 broken off" in report.verdict and not report.passed
