@@ -28,8 +28,8 @@ def own_audio(paths: Sequence[Path], sample_rate: int, noise: Path | None = None
     sample_rate: Hz, of the model.  noise: a file to mix in; None: synthetic noise, another kind for each utterance.
     Raises ValueError, in one line, for a file that can't be used.
     """
-    notes: list[str] = []
-    speech = [read(path, sample_rate, notes) for path in paths]
+    read_files = [read(path, sample_rate) for path in paths]
+    speech, notes = [samples for samples, _ in read_files], [note for _, notes in read_files for note in notes]
     if len({len(samples) for samples in speech}) == 1:
         shorter = speech[-1][: round(SHORTER * len(speech[-1]))]
         speech = [*speech, shorter] if len(speech) == 1 else [*speech[:-1], shorter]
@@ -47,8 +47,9 @@ def own_audio(paths: Sequence[Path], sample_rate: int, noise: Path | None = None
     return {"clean": as_int16(clean), "noisy": as_int16(noisy), "lengths": lengths}, notes
 
 
-def read(path: Path, sample_rate: int, notes: list[str]) -> np.ndarray:
-    """(N,) float32, at most LONGEST_SECONDS and at least SHORTEST_SECONDS of it."""
+def read(path: Path, sample_rate: int) -> tuple[np.ndarray, list[str]]:
+    """(N,) float32, at most LONGEST_SECONDS and at least SHORTEST_SECONDS of it, and notes of what that took."""
+    notes = []
     samples = decoded(path, sample_rate, "--audio")
     longest, shortest = (round(seconds * sample_rate) for seconds in (LONGEST_SECONDS, SHORTEST_SECONDS))
     if len(samples) > longest:
@@ -56,7 +57,7 @@ def read(path: Path, sample_rate: int, notes: list[str]) -> np.ndarray:
     if len(samples) < shortest:
         notes.append(f"{path.name} ({len(samples) / sample_rate:.2f} s) is repeated to last {SHORTEST_SECONDS:g} s")
         samples = np.resize(samples, shortest)
-    return samples[:longest]
+    return samples[:longest], notes
 
 
 def decoded(path: Path, sample_rate: int, option: str) -> np.ndarray:

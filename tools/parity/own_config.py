@@ -21,7 +21,7 @@ from core.targets import find_target
 from models import ssl_models
 from models.model_config import as_nemo_reads_it, check_model_config, config_of_file
 from tools.parity.cases import DENOISE, PLAIN, Case
-from tools.parity.side import DATA
+from tools.parity.side import DATA, changed, without_data
 from utils.config_check import first_line, is_number, nearest
 from utils.hydra_runner import compose_config
 
@@ -33,6 +33,7 @@ DRAWN = {  # what each section draws at random in training
     "encoder": ("dropout", "dropout_pre_encoder", "dropout_emb", "dropout_att", "stochastic_depth_drop_prob"),
     "preprocessor": ("dither", "nb_augmentation_prob"),
 }
+OF_OURS = "is an option of this project's own: NeMo goes without"
 DIFFERS_ON_PURPOSE = {  # options of ours that make other numbers than NeMo's
     "masking.detach": "it lets gradients reach the subsampling, which NeMo 3.0.0 always cuts off: compare with true",
 }
@@ -62,9 +63,7 @@ def own_config(
         whole, name = composed(path, overrides), path.name
     refuse_start_weights(whole)
     section = model_section(whole, name)
-    notes: list[str] = []
-    with_schedule_length(section, whole, notes)
-    return in_nemos_words(section, notes)
+    return in_nemos_words(*with_schedule_length(section, whole))
 
 
 # from a yaml to the model's section
@@ -141,21 +140,22 @@ def data_section(whole: DictConfig, key: str) -> dict | None:
         raise ValueError(f"model.{key}: {first_line(error)}") from None
 
 
-def with_schedule_length(section: dict, whole: DictConfig, notes: list[str]) -> None:
-    """Fill in `optim.sched.max_steps`, which both sides otherwise take from a trainer that isn't there."""
+def with_schedule_length(section: dict, whole: DictConfig) -> tuple[dict, list[str]]:
+    """With `optim.sched.max_steps`, which both sides otherwise take from a trainer that is not there; and notes."""
     schedule = (section.get("optim") or {}).get("sched")
     if not schedule or (is_number(schedule.get("max_steps")) and schedule["max_steps"] > 0):
-        return
+        return section, []
     if "max_steps" not in inspect.signature(get_scheduler(schedule.get("name"))).parameters:
-        return
+        return section, []
     try:
         steps = OmegaConf.select(whole, "trainer.max_steps", default=None)
     except OmegaConfBaseException as error:
         raise ValueError(f"trainer.max_steps: {first_line(error)}") from None
+    notes = []
     if not is_number(steps) or steps < 1:
         steps = SCHEDULE_STEPS
-        notes.append(f"the config leaves open how long the schedule is: {steps} steps are assumed")
-    schedule["max_steps"] = int(steps)
+        notes = [f"the config leaves open how long the schedule is: {steps} steps are assumed"]
+    return changed(section, {"optim.sched.max_steps": int(steps)}), notes
 
 
 # from the model's section to a case
@@ -173,8 +173,7 @@ def in_nemos_words(section: dict, notes: list[str]) -> OwnConfig:
     for key, why in DIFFERS_ON_PURPOSE.items():
         if key in own_options and is_post_conv:
             raise ValueError(f"model.{key}={own_options[key]} is an option of this project's own: {why}")
-    for key, value in own_options.items():
-        notes.append(f"model.{key}={value} is an option of this project's own: NeMo goes without")
+    notes = [*notes, *(f"model.{key}={value} {OF_OURS}" for key, value in own_options.items())]
     config = {key: value for key, value in config.items() if key not in WRITTEN_BY_NEMO} | data
     off = neutralised(config)
     if off:
@@ -203,9 +202,7 @@ def neutralised(config: dict) -> dict[str, float]:
 
 def build(own: OwnConfig) -> nn.Module:
     """Our model of it, without data. Raises ValueError, in one line, where model or optimizer can't be built."""
-    config = OmegaConf.create(own.case.config | dict.fromkeys(DATA))
-    for key, value in own.own_options.items():
-        OmegaConf.update(config, key, value, force_add=True)
+    config = OmegaConf.create(changed(without_data(own.case.config), own.own_options))
     model = getattr(ssl_models, own.case.class_path.rpartition(".")[2])(cfg=config)
     if config.get("optim") is not None:
         model.setup_optimization()

@@ -19,7 +19,7 @@ from tools.parity.levels import is_before
 from tools.parity.own_audio import own_audio
 from tools.parity.own_config import DEFAULT, build, own_config
 from tools.parity.records import Job, start_weights
-from tools.parity.side import DATA, Side
+from tools.parity.side import Side, without_data
 from utils.config_check import nearest
 
 ASPECTS = ("configuration", "parameters", "initial_weights", "masks", "computation")
@@ -59,7 +59,7 @@ def own_job(
     own = own_config(config, overrides, config_of(weights) if config is None and weights else None)
     model = build(own)  # refuses, by name, what NeMo would fail on somewhere
     notes = list(own.notes)
-    config_of_model = own.case.config if manifest else own.case.config | dict.fromkeys(DATA)
+    config_of_model = own.case.config if manifest else without_data(own.case.config)
     inputs = make_audio(sample_rate=config_of_model["sample_rate"])
     if audio:
         inputs, about_audio = own_audio(audio, config_of_model["sample_rate"], noise)
@@ -67,12 +67,16 @@ def own_job(
     if config_of_model.get("optim") is None and is_before(LAST_WITHOUT_OPTIM, until):
         until = LAST_WITHOUT_OPTIM
         notes.append("the config has no optim section, so no optimizer steps are compared")
+    start = {}
+    if weights is not None:
+        start, about_weights = weights_for(model, weights)
+        notes += about_weights
     job = Job(
         name=name or name_of(config, checkpoint),
         case=replace(own.case, config=config_of_model),
         aspects=aspects_for(until, manifest) if aspects is None else tuple(aspects),
         inputs=inputs,
-        start={} if weights is None else weights_for(model, weights, notes),
+        start=start,
         steps=steps,
         until=until,
         own_options=own.own_options,
@@ -99,9 +103,9 @@ def config_of(weights: Weights) -> DictConfig:
     return config_of_file(weights.config, weights.source)
 
 
-def weights_for(model: nn.Module, weights: Weights, notes: list[str]) -> dict[str, Tensor]:
-    """All weights of the model, from the file, in the model's types. Raises ValueError where some are missing, of
-    another shape, or no numbers."""
+def weights_for(model: nn.Module, weights: Weights) -> tuple[dict[str, Tensor], list[str]]:
+    """All weights of the model, from the file, in the model's types, and notes of others there. Raises ValueError where
+    some are missing, of another shape, or no numbers."""
     file = Part(weights.source)
     report = compare(model, weights.state_dict, file)
     missing = [key for key in report.missing if not key.startswith("preprocessor.")]
@@ -115,10 +119,9 @@ def weights_for(model: nn.Module, weights: Weights, notes: list[str]) -> dict[st
     broken = [name for name in report.loaded if not weights.state_dict[name].isfinite().all()]
     if broken:
         raise ValueError(f"--checkpoint {file} holds NaN or infinity in {some(broken)}: give an earlier checkpoint")
-    if report.unexpected:
-        notes.append(f"{file} holds weights that the model doesn't have, left out: {some(report.unexpected)}")
     load_matching(model, weights.state_dict, file)
-    return start_weights(model)
+    left_out = f"{file} holds weights that the model doesn't have, left out: {some(report.unexpected)}"
+    return start_weights(model), [left_out] if report.unexpected else []
 
 
 def refuse_unusable_manifests(job: Job) -> None:

@@ -1,9 +1,11 @@
 """One side of a comparison, NeMo or this project: a job, and models built for it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -41,20 +43,14 @@ class Side:
         """The job's case, with what only this project knows where this is its side."""
         if self.is_nemo or not self.job.own_options:
             return self.job.case
-        config = OmegaConf.create(self.job.case.config)
-        for key, value in self.job.own_options.items():
-            OmegaConf.update(config, key, value, force_add=True)
-        return replace(self.job.case, config=OmegaConf.to_container(config))
+        return replace(self.job.case, config=changed(self.job.case.config, self.job.own_options))
 
     @cached_property
     def computed_case(self) -> Case:
         """The case of which models are built: without data, which they don't need, and neutralised."""
         if not self.case.is_model:
             return self.case
-        config = OmegaConf.create(self.case.config | dict.fromkeys(DATA))
-        for key, value in self.job.neutralised.items():
-            OmegaConf.update(config, key, value, force_add=True)
-        return replace(self.case, config=OmegaConf.to_container(config))
+        return replace(self.case, config=changed(without_data(self.case.config), self.job.neutralised))
 
     @property
     def repairs(self) -> list[str]:
@@ -74,6 +70,19 @@ class Side:
         module = self.fresh()
         copy_weights(self.job.start, module)
         return module
+
+
+def without_data(config: dict) -> dict:
+    """A model's config without the sections of which its constructor opens files."""
+    return config | dict.fromkeys(DATA)
+
+
+def changed(config: dict, values: Mapping[str, Any]) -> dict:
+    """A config with other values at these dotted keys."""
+    changed_config = OmegaConf.create(config)
+    for key, value in values.items():
+        OmegaConf.update(changed_config, key, value, force_add=True)
+    return OmegaConf.to_container(changed_config)
 
 
 def lacks_transpose(case: Case) -> bool:

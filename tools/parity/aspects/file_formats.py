@@ -9,7 +9,6 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def write_nemo(model: nn.Module, path: Path) -> None:
 
 
 def open_nemo(side: Side, path: Path) -> nn.Module:
-    return model_class(side).restore_from(str(path), map_location="cpu")
+    return side.case.class_of(side.package).restore_from(str(path), map_location="cpu")
 
 
 def read_nemo(path: Path, trusted: bool) -> Content:
@@ -60,17 +59,13 @@ def write_lightning(model: nn.Module, path: Path) -> None:
 def open_lightning(side: Side, path: Path) -> nn.Module:
     """NeMo's class insists on a config of omegaconf's, where our files have plain data: it is handed the file's."""
     handed = {"cfg": OmegaConf.create(read_lightning(path, True)[1])} if side.is_nemo else {}
-    return model_class(side).load_from_checkpoint(str(path), map_location="cpu", **handed)
+    model_class = side.case.class_of(side.package)
+    return model_class.load_from_checkpoint(str(path), map_location="cpu", **handed)
 
 
 def read_lightning(path: Path, trusted: bool) -> Content:
     content = torch.load(path, map_location="cpu", weights_only=not trusted)
     return content["state_dict"], plain(content["hyper_parameters"]["cfg"])
-
-
-def model_class(side: Side) -> type:
-    module, name = side.case.class_path.rsplit(".", 1)
-    return getattr(import_module(side.package + module), name)
 
 
 def plain(config: DictConfig | dict) -> dict[str, Any]:
