@@ -129,7 +129,7 @@ def speed_of(args: argparse.Namespace, own: Job | None, nemo: dict[str, str]) ->
     """Of the user's own model and audio, else of the small size on synthetic speech: the cases are too tiny for it."""
     if not args.speed:
         return []
-    print("measuring speed ...", file=sys.stderr, flush=True)
+    terminal.say("measuring speed ...")
     batch = {"batch": None} if args.audio else {}
     pythons = {"ours": sys.executable, **nemo}
     job = own or own_job(overrides=SPEED_MODEL)
@@ -156,7 +156,7 @@ def write_files(args: argparse.Namespace, report: Report) -> None:
     if args.html:
         write(args.html, html.to_html(report))
     if args.markdown and not report.passed:
-        print(f"not written, as not all passed: {', '.join(map(str, args.markdown))}", file=sys.stderr)
+        terminal.say(f"not written, as not all passed: {', '.join(map(str, args.markdown))}")
     for path in args.markdown if report.passed else ():
         language = "zh" if path.stem.endswith("zh-CN") else "en"
         table = markdown.parity_table(report.comparisons, language=language)
@@ -166,7 +166,7 @@ def write_files(args: argparse.Namespace, report: Report) -> None:
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    print(f"written: {path}", file=sys.stderr)
+    terminal.say(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def why_absent(line: Line, jobs: Sequence[Job]) -> str:
     if first_level in LEVELS and is_before(last, first_level):
         return f"the computation ended with the level {last}"
     if line.levels == ("data",) and jobs and not any("data" in job.aspects for job in jobs):
-        return "give --manifest"
+        return f"{NO_ROWS} (--manifest FILE gives one)"
     return NO_ROWS
 
 

@@ -4,6 +4,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TextIO
 
 from rich.console import Console
@@ -49,17 +50,28 @@ def show(report: Report, *, verbose: bool = False, file: TextIO | None = None, w
 
 def progress(comparison: Comparison, file: TextIO | None = None) -> None:
     """A line to stderr when a case is done, for those who wait."""
-    console = open_console(file or sys.stderr, None)
     status = case_status(comparison)
-    things = counted(len(comparison.rows), "thing")
-    console.print(f"{printable(comparison.name)}: {status}, {things}", style=STYLES[status])
+    say(f"{comparison.name}: {status}, {counted(len(comparison.rows), 'thing')}", STYLES[status], file)
+
+
+def say(text: str, style: str | None = None, file: TextIO | None = None) -> None:
+    """A line to stderr, if somebody reads it."""
+    with suppress(BrokenPipeError):
+        open_console(file or sys.stderr, None).print(printable(text), style=style)
+
+
+class PipedConsole(Console):
+    """Leaves it to its user what a closed pipe means; rich exits with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def open_console(file: TextIO, width: int | None) -> Console:
     """Text is printed as it is: no markup (indices stand in brackets), no colour for numbers."""
     if width is None and not file.isatty() and not os.environ.get("COLUMNS", "").isdecimal():
         width = WIDTH
-    return Console(file=Encodable(file), width=width, markup=False, highlight=False, emoji=False)
+    return PipedConsole(file=Encodable(file), width=width, markup=False, highlight=False, emoji=False)
 
 
 class Encodable:

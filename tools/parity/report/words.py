@@ -71,9 +71,10 @@ def how_far(row: Row) -> str:
 
 
 def class_and_file(class_path: str) -> tuple[str, str]:
-    """`a.b.Name` -> its name and its file from the project's root, "" where the class isn't of this project."""
+    """`a.b.Name` -> its name and its file from the project's root, "" where the class isn't of this project; `a.b`, a
+    file of functions, has no name."""
     parts = class_path.split(".")
-    for end in range(len(parts) - 1, 0, -1):
+    for end in range(len(parts), 0, -1) if class_path else ():
         for file in (Path(*parts[:end]).with_suffix(".py"), Path(*parts[:end], "__init__.py")):
             if (ROOT / file).is_file():
                 return ".".join(parts[end:]), file.as_posix()

@@ -37,7 +37,7 @@ def test_a_line_that_the_user_left_out_says_by_what(compared):
     ended = "the computation ended with the level loss"
     assert reasons["gradients"] == reasons["optimizer steps"] == reasons["checkpoint files"] == ended
     assert reasons["loss"] == reasons["configuration"] == "no case has it"
-    assert reasons["data"] == "give --manifest"
+    assert reasons["data"] == "no case has it (--manifest FILE gives one)"
 
 
 def test_the_exit_code_tells_a_difference_from_what_could_not_be_compared(compared):

@@ -36,6 +36,7 @@ def test_a_failure_without_a_number_differs():
     ("path", "name", "file"),
     [
         ("parts.submodules.conformer_block.ConformerBlock", "ConformerBlock", "parts/submodules/conformer_block.py"),
+        ("parts.preprocessing.segment", "", "parts/preprocessing/segment.py"),
         ("core.classes.Loss", "Loss", "core/classes/__init__.py"),
         ("parts.submodules.subsampling.Outer.Inner", "Outer.Inner", "parts/submodules/subsampling.py"),
         ("torch.nn.modules.linear.Linear", "torch.nn.modules.linear.Linear", ""),
