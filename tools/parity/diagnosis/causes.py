@@ -14,6 +14,7 @@ from tools.parity.diagnosis.evidence import CLOSE, Evidence, Tensors, close
 from tools.parity.diagnosis.feature_causes import FEATURE_CAUSES
 from tools.parity.diagnosis.training_causes import TRAINING_CAUSES
 from tools.parity.trace import EVALUATION, TRAINING
+from utils.config_check import is_number
 
 ENOUGH = 8  # numbers that agree by chance no more
 HALF_TYPES = (torch.bfloat16, torch.float16)
@@ -73,10 +74,6 @@ def dropped_share(got: Tensor, expected: Tensor) -> float | None:
     share, drawn = 1 - 1 / ratio, 1 - (kept.sum() / alive.sum()).item()
     spread = math.sqrt(share * (1 - share) / alive.sum().item())
     return share if abs(share - drawn) < 5 * spread else None
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def floored_lengths(evidence: Evidence) -> str | None:

@@ -26,13 +26,20 @@ def diagnose(ours: Record, nemo: Record, rows: Sequence[Row]) -> tuple[Culprit |
 
 
 def find_culprit(ours: Record, pair: Pair, rows: Sequence[Row], first: Row) -> Culprit | None:
-    """By the calls of the modules; where all agree, by what raised, by what fails first, by how errors grow."""
+    """By what modules are made of, by their calls, by what raised, by how errors grow, by what fails first."""
     unseen = Unseen(pair, rows, ours.job.case.config.get("optim") or {})
     raised = ours.measured[computation.NAME].facts.get("raised")
     found = pair.culprit() or (raised and (pair.raised_in(raised) or not_built(pair, ours, raised)))
+    misbuilt = unseen.misbuilt()
+    if misbuilt and not (found and is_within(found.module, misbuilt.module)):
+        return misbuilt
     if found:
         return found
     return (pair.amplifier() if first.level in FORWARD else None) or unseen.culprit()
+
+
+def is_within(module: str, other: str) -> bool:
+    return module == other or module.startswith(f"{other}.")
 
 
 def not_built(pair: Pair, ours: Record, message: str) -> Culprit:

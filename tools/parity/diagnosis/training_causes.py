@@ -20,8 +20,13 @@ def schedule_off(evidence: Evidence) -> str | None:
         return "schedule off by one: each rate is NeMo's of the step after"
     ratio = ours / nemo
     if nemo.all() and close(ratio, ratio[:1].expand_as(ratio), 1e-9):
-        return f"constant factor: each rate is NeMo's times {ratio[0].item():.6g}"
+        return f"constant factor: each rate is NeMo's times {in_digits(ratio[0].item())}"
     return None
+
+
+def in_digits(ratio: float) -> str:
+    """Enough of them to see how it differs from 1."""
+    return f"{ratio:.6g}" if abs(ratio - 1) > 1e-5 else f"1 {'+' if ratio > 1 else '-'} {abs(ratio - 1):.2g}"
 
 
 def scored_steps(evidence: Evidence) -> str | None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from tools.parity.diagnosis.axes import aligned
-from tools.parity.diagnosis.culprit import AMPLIFIES, RAISED, Pair
-from tools.parity.trace import EVALUATION, Trace
+from tools.parity.diagnosis.culprit import AMPLIFIES, HANDS, RAISED, Pair
+from tools.parity.trace import EVALUATION, TRAINING, Trace
 
 
 class Chain(nn.Module):
@@ -55,6 +55,16 @@ def test_of_two_the_first_is_blamed():
     assert pair({"first": lambda y: y + 1, "third": lambda y: y + 1}).culprit().module == "first"
 
 
+def test_who_gets_what_is_slightly_wrong_and_does_the_same_with_it_is_not_blamed():
+    found = pair({"first": lambda y: y * (1 + 9e-5), "second": lambda y: y * (1 + 1e-4)}).culprit()
+    assert found.module == "first"
+    assert pair({"first": lambda y: y * (1 + 3e-6), "second": lambda y: y * (1 + 3e-6)}).culprit() is None
+
+
+def test_who_makes_a_small_error_many_times_as_large_is_blamed():
+    assert pair({"first": lambda y: y * (1 + 9e-6), "second": lambda y: y * 1.01}).culprit().module == "second"
+
+
 def test_who_hands_something_else_to_its_parts_is_blamed():
     class Swapped(Chain):
         def forward(self, x):
@@ -74,7 +84,7 @@ def test_who_raises_is_blamed_if_it_was_given_the_same():
 
 
 def test_errors_within_the_limits_are_traced_to_where_they_grow_most():
-    wrong = {"first": lambda y: y * (1 + 1e-7), "second": lambda y: y * (1 + 9e-5)}
+    wrong = {"first": lambda y: y * (1 + 1e-7), "second": lambda y: y * (1 + 9e-6)}
     assert pair(wrong).culprit() is None
     assert (pair(wrong).amplifier().module, pair(wrong).amplifier().reason) == ("second", AMPLIFIES)
 
@@ -83,3 +93,40 @@ def test_axes_of_size_1_do_not_matter_to_inputs():
     x = torch.randn(2, 3, 4)
     assert aligned(x[:, None], x).shape == (2, 3, 4)
     assert aligned(x.transpose(1, 2), x).shape == (2, 4, 3)
+
+
+class Step(nn.Module):
+    """A model with a part for the features, and a step of training that isn't its `forward`."""
+
+    def __init__(self):
+        super().__init__()
+        self.preprocessor, self.encoder = nn.Flatten(start_dim=2), nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, clean: Tensor, noisy: Tensor) -> Tensor:
+        self.preprocessor(clean)
+        return self.encoder(self.preprocessor(noisy))[0]
+
+    def step(self, clean: Tensor, noisy: Tensor, chosen: int = 1) -> Tensor:
+        return self.encoder(self.preprocessor(torch.cat([clean, noisy])).chunk(2)[chosen])[0]
+
+
+def trained(chosen: int = 1) -> Pair:
+    """Our `step` beside a `forward`."""
+    torch.manual_seed(0)
+    model, clean, noisy, traces = Step(), torch.randn(2, 3, 4), torch.randn(2, 3, 4), (Trace(), Trace())
+    with traces[0].watch(model, TRAINING):
+        model.step(clean, noisy, chosen)
+    with traces[1].watch(model, TRAINING):
+        model(clean, noisy)
+    return Pair(*traces, {"": "models.x.Step", "preprocessor": "torch.nn.Flatten", "encoder": "torch.nn.LSTM"})
+
+
+def test_a_call_with_two_batches_is_held_against_two_calls():
+    assert [call.module for call, _ in trained().calls()] == ["preprocessor", "preprocessor", "encoder"]
+    assert trained().culprit() is None
+
+
+def test_a_step_that_hands_a_part_something_else_is_blamed_by_the_name_of_the_model():
+    found = trained(chosen=0).culprit()
+    assert (found.module, found.owner, found.reason) == ("(model)", "models.x.Step", HANDS)
+    assert found.detail.startswith("encoder gets another x: [")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tools.parity.diagnosis.causes import constant_ratio, dropped_share, is_padding_only, is_rounded, is_shifted
 from tools.parity.diagnosis.evidence import Tensors, close
-from tools.parity.diagnosis.training_causes import step_losses
+from tools.parity.diagnosis.training_causes import in_digits, step_losses
 
 
 @pytest.fixture
@@ -73,3 +73,8 @@ def test_close_is_relative_and_wants_one_shape(x):
 def test_losses_of_steps_are_those_of_their_targets():
     log_probs = torch.full((1, 3, 4, 1), math.log(0.25))
     assert close(step_losses(log_probs, torch.zeros(1, 3, 1, dtype=torch.int64)), torch.full((1, 3, 1), math.log(4)))
+
+
+@pytest.mark.parametrize(("ratio", "told"), [(0.5, "0.5"), (1 + 5e-9, "1 + 5e-09"), (1 - 5e-9, "1 - 5e-09")])
+def test_a_ratio_is_told_with_what_tells_it_from_1(ratio, told):
+    assert in_digits(ratio) == told
