@@ -1,5 +1,7 @@
 """Mutations of our code, each as a port can go wrong, and what the comparison with NeMo must say of it."""
 
+import inspect
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,8 +17,10 @@ from models.ssl_models import EncDecDenoiseMaskedTokenPredModel
 from modules import conformer_encoder
 from modules.conformer_encoder import ConformerEncoder
 from modules.ssl_modules import quantizers
+from modules.ssl_modules.masking import ConvFeatureMaskingWrapper, RandomBlockMasking
 from modules.ssl_modules.multi_softmax_decoder import MultiSoftmaxDecoder
 from modules.ssl_modules.quantizers import RandomProjectionVectorQuantizer
+from parts.preprocessing import mel
 from parts.preprocessing.features import FilterbankFeatures
 from parts.submodules import convolution, subsampling
 from parts.submodules.attention import RelativeAttention
@@ -24,9 +28,20 @@ from parts.submodules.attention_options import AttentionOptions
 from parts.submodules.conformer_block import ConformerBlock, FeedForward
 from parts.submodules.convolution import NORM, ConformerConvolution
 from parts.submodules.positions import RelativePositions
+from parts.submodules.reduction import PoolingReduction
 from parts.submodules.subsampling import MaskedConvolutions
+from tools.parity.aspects.computation import NAME
 
 Patch = pytest.MonkeyPatch
+
+
+def edit(patch: Patch, owner: object, name: str, old: str, new: str) -> None:
+    """Give `owner` the function `name` with another piece of source."""
+    function = getattr(owner, name)
+    source, scope = textwrap.dedent(inspect.getsource(function)), {}
+    assert source.count(old) == 1, f"{name} has {old!r} {source.count(old)} times"
+    exec(source.replace(old, new), function.__globals__, scope)
+    patch.setattr(owner, name, scope[name])
 
 
 def convolution_before_attention(patch: Patch) -> None:
@@ -299,19 +314,89 @@ def another_weight(patch: Patch) -> None:
     patch.setattr(RelativeAttention, "__init__", with_bias)
 
 
+def filters_of_another_area(patch: Patch) -> None:
+    gains = mel.filter_gains
+    patch.setattr(mel, "filter_gains", lambda *args: 0.99 * gains(*args))
+
+
+def features_slightly_larger(patch: Patch) -> None:
+    forward = FilterbankFeatures.forward
+
+    def larger(self, x, seq_len, linear_spec=False):
+        x, frames = forward(self, x, seq_len, linear_spec)
+        return x * 1.0005, frames
+
+    patch.setattr(FilterbankFeatures, "forward", larger)
+
+
+def features_shifted_in_training(patch: Patch) -> None:
+    edit(patch, FilterbankFeatures, "_padded", "return ", "return 1e-3 * self.training + ")
+
+
+def clean_for_noisy_in_training(patch: Patch) -> None:
+    edit(patch, EncDecDenoiseMaskedTokenPredModel, "features", "clean, noisy = both", "noisy, clean = both")
+
+
+def codes_late_in_training(patch: Patch) -> None:
+    forward = RandomProjectionVectorQuantizer.forward
+
+    def late(self, **inputs):
+        xq, xid = forward(self, **inputs)
+        return (xq, xid.roll(1, dims=1)) if self.training else (xq, xid)
+
+    patch.setattr(RandomProjectionVectorQuantizer, "forward", late)
+
+
+def scaled_again_behind_the_reduction(patch: Patch) -> None:
+    edit(patch, ConformerEncoder, "layer_outputs", "_, positions = ", "x, positions = ")
+
+
+def smaller_content_bias(patch: Patch) -> None:
+    edit(patch, RelativeAttention, "forward", "self.pos_bias_u", "0.9 * self.pos_bias_u")
+
+
+def pooled_by_the_mean(patch: Patch) -> None:
+    edit(patch, PoolingReduction, "forward", "max_pool1d", "avg_pool1d")
+
+
+def pooled_lengths_rounded_up(patch: Patch) -> None:
+    edit(patch, PoolingReduction, "forward", "lengths // self.factor", "-(-lengths // self.factor)")
+
+
+def gradient_in_front_of_the_mask(patch: Patch) -> None:
+    edit(patch, ConvFeatureMaskingWrapper, "forward", "features = features.detach()", "pass")
+
+
+def step_without_gradient(patch: Patch) -> None:
+    edit(patch, EncDecDenoiseMaskedTokenPredModel, "step", "nullcontext()", "torch.no_grad()")
+
+
+def rates_nearly_right(patch: Patch) -> None:
+    rate = Schedule.get_lr
+    patch.setattr(Schedule, "get_lr", lambda self: [lr * (1 + 5e-9) for lr in rate(self)])
+
+
+def at_least_one_mask(patch: Patch) -> None:
+    init = RandomBlockMasking.__init__
+    *others, min_masks, detach = init.__defaults__
+    patch.setattr(init, "__defaults__", (*others, min_masks + 1, detach))
+
+
 @dataclass(frozen=True)
 class Seen:
     """A mutation, the record that shows it, the level at which it must first be seen, the module to be blamed for it
-    and what its cause begins with; "" where none is known."""
+    and what its cause begins with; "" where none is known.  aspects: of the record that are compared."""
 
     mutation: Callable[[Patch], None]
     record: str
     level: str
     module: str
     cause: str = ""
+    aspects: tuple[str, ...] = (NAME,)
 
 
 MODEL, BOOKS = "model_pre_conv_1_book", "model_pre_conv_2_books"
+POST_CONV, POOLING = "model_post_conv_1_book", "encoder_reduction_at_the_end"
 MASK = "missing padding mask"
 SEEN_BY_PARITY = [
     Seen(convolution_before_attention, MODEL, "layer", "encoder.layers.0", "block order"),
@@ -356,4 +441,17 @@ SEEN_BY_PARITY = [
     Seen(layers_never_skipped, "encoder_stochastic_depth", "training_layer", "(model)"),
     Seen(convolution_raises, MODEL, "computation", "encoder.layers.0.conv"),
     Seen(another_weight, MODEL, "computation", "encoder.layers.0.self_attn.linear_pos"),
+    Seen(filters_of_another_area, MODEL, "parameters", "preprocessor.featurizer", aspects=("parameters", NAME)),
+    Seen(features_slightly_larger, MODEL, "subsampled", "preprocessor.featurizer", "constant factor"),
+    Seen(features_shifted_in_training, MODEL, "training_subsampled", "preprocessor.featurizer"),
+    Seen(clean_for_noisy_in_training, MODEL, "training_subsampled", "(model)"),
+    Seen(codes_late_in_training, MODEL, "training_loss", "quantizer", "shifted"),
+    Seen(scaled_again_behind_the_reduction, "encoder_reduction_striding", "encoded", "(model)", "constant factor"),
+    Seen(smaller_content_bias, MODEL, "layer", "encoder.layers.0.self_attn"),
+    Seen(pooled_by_the_mean, POOLING, "encoded", "reduction_subsampling"),
+    Seen(pooled_lengths_rounded_up, POOLING, "length", "reduction_subsampling"),
+    Seen(gradient_in_front_of_the_mask, POST_CONV, "gradient", "encoder.pre_encode"),
+    Seen(step_without_gradient, MODEL, "gradient", "(model)"),
+    Seen(rates_nearly_right, MODEL, "learning_rate", "optim.sched", "constant factor: each rate is NeMo's times 1 + 5"),
+    Seen(at_least_one_mask, MODEL, "configuration", "mask_processor", aspects=("configuration", NAME)),
 ]

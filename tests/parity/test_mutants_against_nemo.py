@@ -24,14 +24,14 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def record_of(tmp_path_factory):
     """What NeMo computes of a case, with the whole trace, convolutions and training step included; made once."""
-    made: dict[str, Record] = {}
+    made: dict[tuple[str, tuple[str, ...]], Record] = {}
     folder: Path = tmp_path_factory.mktemp("nemo")
 
-    def record(name: str) -> Record:
-        if name not in made:
-            job = complete(replace(kept_job(name), aspects=(NAME,), brief_trace=False), folder)
-            made[name] = measure(Side("nemo", job, folder))
-        return made[name]
+    def record(name: str, aspects: tuple[str, ...] = (NAME,)) -> Record:
+        if (name, aspects) not in made:
+            job = complete(replace(kept_job(name), aspects=aspects, brief_trace=False), folder)
+            made[name, aspects] = measure(Side("nemo", job, folder))
+        return made[name, aspects]
 
     return record
 
@@ -44,7 +44,7 @@ def test_nothing_is_blamed_for_nothing(name, record_of, tmp_path):
 
 @pytest.mark.parametrize("seen", SEEN_BY_PARITY, ids=lambda seen: f"{seen.mutation.__name__}-{seen.record}")
 def test_nemo_shows_the_mutation_and_its_module(seen, record_of, monkeypatch, tmp_path):
-    record = record_of(seen.record)
+    record = record_of(seen.record, seen.aspects)
     seen.mutation(monkeypatch)
     comparison = compare_with(record, tmp_path)
     assert not comparison.passed
