@@ -76,7 +76,7 @@ def both(options: dict) -> tuple:
 def test_nemo_reads_every_utterance_of_our_shards(manifest, tmp_path, options):
     ours, nemos = both(shards_of(manifest, tmp_path, *options))
     expected = []
-    for line in map(json.loads, manifest.read_text().splitlines()):
+    for line in map(json.loads, manifest.read_text(encoding="utf-8").splitlines()):
         path = manifest.parent / line["audio_filepath"]
         samples = load_audio(path, RATE, offset=line.get("offset", 0.0), duration=line["duration"])
         expected.append(samples.tobytes())

@@ -31,7 +31,7 @@ SMALL_MODEL = {
 @pytest.fixture
 def nemos_config(golden):
     """NeMo's own file, shrunk."""
-    config = json.loads((golden / "nemo_config" / "nest_fast-conformer.json").read_text())
+    config = json.loads((golden / "nemo_config" / "nest_fast-conformer.json").read_text(encoding="utf-8"))
     return OmegaConf.merge(OmegaConf.create(config), {"model": SMALL_MODEL})
 
 
