@@ -30,6 +30,8 @@ LEVELS = (  # in the order of the computation
     "input_gradient", "gradient", "batch_norm", "learning_rate", "step_loss", "parameter",
 )  # fmt: skip
 Levels = dict[str, Tensor]
+SCORES = ("linear_q.weight", "linear_k.weight", "linear_pos.weight")  # of attention
+SHARPER = 3.0  # times
 
 ENCODER = {
     "feat_in": 16, "feat_out": -1, "n_layers": 1, "d_model": 8, "n_heads": 2, "ff_expansion_factor": 2,
@@ -59,10 +61,10 @@ ENCODERS = {  # what each changes in ENCODER; the shared golden records have oth
         "subsampling": "striding", "subsampling_factor": 4, "causal_downsampling": True, "conv_context_size": "causal",
         "att_context_size": [6, 0],
     },
-    "dw_striding2": {"subsampling_factor": 2},
+    "dw_striding2": {"subsampling_factor": 2, "d_model": 4},
     "striding8_group_norm": {"subsampling": "striding", "conv_norm_type": "group_norm2"},
     "reduction_striding": {
-        "n_layers": 2, "reduction": "striding", "reduction_position": 0, "reduction_factor": 2,
+        "n_layers": 2, "d_model": 4, "reduction": "striding", "reduction_position": 0, "reduction_factor": 2,
         "subsampling_factor": 2,
     },
     "reduction_at_the_end": {
@@ -72,16 +74,30 @@ ENCODERS = {  # what each changes in ENCODER; the shared golden records have oth
     "stochastic_depth": {
         "n_layers": 4, "stochastic_depth_drop_prob": 0.6, "stochastic_depth_mode": "uniform", "feat_out": 10,
     },
-    "no_bias_tied_no_xscaling": {"n_layers": 2, "use_bias": False, "untie_biases": False, "xscaling": False},
+    "no_bias_tied_no_xscaling": {
+        "n_layers": 2, "use_bias": False, "untie_biases": False, "xscaling": False, "stochastic_depth_drop_prob": 0.4,
+    },
+    "stacking4": {"subsampling": "stacking", "subsampling_factor": 4},
+    "stacking_norm8": {"subsampling": "stacking_norm"},
+    "no_subsampling": {"subsampling_factor": 1, "d_model": 4},
+    "causal_dw_striding": {
+        "causal_downsampling": True, "conv_context_size": "causal", "att_context_size": [6, 0],
+    },
     "fused_attention_instance_norm": {"use_pytorch_sdpa": True, "conv_norm_type": "instance_norm"},
 }  # fmt: skip
 
 DENOISE, PLAIN = "EncDecDenoiseMaskedTokenPredModel", "EncDecMaskedTokenPredModel"
+SGD_WITH_COSINE = {
+    "name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.001,
+    "sched": {"name": "CosineAnnealing", "warmup_steps": 2, "min_lr": 1e-6, "max_steps": 10},
+}  # fmt: skip
 MODELS = {  # class, what changes in `model_config`; post_conv of the denoising model raises in NeMo 3.0.0
     "pre_conv_1_book": (DENOISE, {}),
-    "pre_conv_2_books": (DENOISE, {"num_books": 2, "loss.mask_threshold": 0.75, "preprocessor.features": 20}),
+    "pre_conv_2_books": (DENOISE, {"num_books": 2, "loss.mask_threshold": 0.75, "preprocessor.features": 20,
+                                  "masking.freeze": False}),
     "pre_conv_squeezed": (PLAIN, {"squeeze_single": True, "encoder.subsampling": "striding",
-                                  "encoder.subsampling_factor": 4, "preprocessor.features": 20}),
+                                  "encoder.subsampling_factor": 4, "preprocessor.features": 20,
+                                  "optim": SGD_WITH_COSINE}),
     "post_conv_1_book": (PLAIN, {"mask_position": "post_conv", "quantizer.combine_time_steps": 1,
                                  "preprocessor.features": 20}),
 }  # fmt: skip
@@ -181,10 +197,13 @@ def seed_everything(seed: int) -> None:
 def shift_weights(module: nn.Module, seed: int) -> None:
     """Move trained parameters and batch-norm statistics off their initial values, many of which are zeros and ones
     that would hide what they act on (biases of positions, shifts of norms); and codes off unit length, which would
-    hide whether what they are compared with is normalised."""
+    hide whether what they are compared with is normalised. And make attention peaked: nearly uniform, as it is at
+    first, it would hide mistakes of its scores."""
     rng = np.random.default_rng(seed)
     with torch.no_grad():
         for name, value in sorted(module.state_dict(keep_vars=True).items()):
+            if name.endswith(SCORES):
+                value *= SHARPER
             if value.requires_grad:
                 value += 0.1 * torch.from_numpy(rng.standard_normal(tuple(value.shape))).to(value.dtype)
             elif name.endswith("running_mean"):

@@ -73,6 +73,10 @@ LIVE: dict[str, dict] = {  # what each changes in REDUCED: keys of `model`
     "contexts": {"encoder.att_context_size": [[-1, -1], [6, 3]], "+encoder.att_context_probs": [0.4, 0.6]},
     "without_biases": {"encoder.use_bias": False, "encoder.untie_biases": False, "encoder.xscaling": False},
     "layer_norm": {"encoder.conv_norm_type": "layer_norm"},
+    "mask_trained": {"masking.freeze": False},
+    # several tokens answer scrambled in NeMo, and one has no spacing
+    "global_tokens_spaced": GLOBAL_TOKEN | {"+encoder.global_tokens_spacing": 3},
+    "linear_depth": {"encoder.stochastic_depth_drop_prob": 0.3},
     "telephone": {"sample_rate": 8000, "+preprocessor.highfreq": 3800},
 }  # fmt: skip
 

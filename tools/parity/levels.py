@@ -7,6 +7,7 @@ look. Steps and frames of padding are left out (set to 0): they carry nothing.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from parts.batch_types import AudioNoiseBatch
 from tools.parity.cases import LEVELS, SEED, Case, Levels, seed_everything
 from tools.parity.trace import EVALUATION, TRAINING, Trace
 
+BLOCKS_OF_A_FRAME = {"block_size": 1, "mask_prob": 0.5, "allow_overlap": True, "min_masks": 0, "max_mask_ratio": None}
+FROZEN = "parameter/weights that are not trained"
+STATISTICS = ("running_", "num_batches_tracked")  # last parts of their names begin so
 FIRST_OF_TRAINING, FIRST_OF_STEPS = "training_length", "learning_rate"
 
 
@@ -57,7 +61,7 @@ def measure_encoder(
         with watch(encoder, levels, prefix), trace.watch(encoder, phase):
             encoded, encoded_lengths = encoder(audio_signal=features, length=lengths.clone())[:2]
         encoded = without_padding(encoded, encoded_lengths, axis=2)
-        levels |= {f"{prefix}length/steps": encoded_lengths, f"{prefix}encoded/states": encoded.detach()}
+        levels[f"{prefix}length/steps"] = encoded_lengths
     loss = (encoded * torch.arange(encoded.numel()).cos().view(encoded.shape)).sum()  # any function without symmetry
     loss.backward()
     levels["input_gradient/features"] = without_padding(features.grad, lengths, axis=2)
@@ -70,6 +74,7 @@ def measure_model(
     """inputs: `clean` and `noisy` (B, N) int16, `lengths` (B,), `masks` (1 + steps, B, T) uint8."""
     feed_masks(model, inputs["masks"][0])
     evaluate(case, model, inputs, levels, trace)
+    levels["loss/validation"] = validation_loss(model, inputs)
     if is_before(until, FIRST_OF_TRAINING):
         return
     model.train()
@@ -110,6 +115,7 @@ def evaluate(case: Case, model: nn.Module, inputs: Levels, levels: Levels, trace
 def optimizer_steps(case: Case, model: nn.Module, inputs: Levels, levels: Levels) -> None:
     """A step for each mask but the first, with the optimizer and the schedule that `setup_optimization` sets up."""
     optimizer, scheduler = model.setup_optimization(optim_config=case.build_optim())
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     losses, rates = [], []
     for masks in inputs["masks"][1:]:
         feed_masks(model, masks)
@@ -117,13 +123,30 @@ def optimizer_steps(case: Case, model: nn.Module, inputs: Levels, levels: Levels
         loss = training_loss(model, inputs)
         loss.backward()
         losses.append(loss.item())
-        rates.append(optimizer.param_groups[0]["lr"])
+        rates.append([group["lr"] for group in optimizer.param_groups])
         optimizer.step()
         if scheduler is not None:  # None: a constant rate
             scheduler["scheduler"].step()
-    levels["learning_rate/rates"] = torch.tensor(rates, dtype=torch.float64)
+    for index, of_group in enumerate(zip(*rates)):
+        name = f"rates_{index}" if index else "rates"
+        levels[f"learning_rate/{name}"] = torch.tensor(of_group, dtype=torch.float64)
     levels["step_loss/losses"] = torch.tensor(losses, dtype=torch.float64)
-    levels |= {f"parameter/{name}": parameter.detach().clone() for name, parameter in trained(model)}
+    levels |= movements(model, start)
+
+
+def movements(model: nn.Module, start: Levels) -> Levels:
+    """How far each trained parameter was moved, and the largest entry of how far each other weight was."""
+    levels = {f"parameter/{name}": (p - start[name]).detach() for name, p in trained(model)}
+    learning = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+    others = {
+        name: tensor
+        for name, tensor in sorted(model.state_dict().items())
+        if name not in learning
+        and not name.startswith("preprocessor.")
+        and not name.startswith(STATISTICS, name.rfind(".") + 1)
+    }
+    moved = [(tensor.double() - start[name].double()).abs().max() for name, tensor in others.items()]
+    return levels | {FROZEN: torch.stack(moved)} if moved else levels
 
 
 def forward(model: nn.Module, inputs: Levels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -140,38 +163,78 @@ def forward(model: nn.Module, inputs: Levels) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def training_loss(model: nn.Module, inputs: Levels) -> Tensor:
-    """What training minimises: the loss of our `step`, which is shorter than `forward`, or of NeMo's recipe."""
-    if hasattr(model, "step"):
-        return model.step(batch_of(inputs)).loss
+    """What training minimises: what Lightning gets of our `training_step`, or the loss of NeMo's recipe."""
+    if is_ours(model):
+        with without_logging(model):
+            return model.training_step(batch_of(inputs, seeds=True))
     log_probs, lengths, masks, tokens = forward(model, inputs)
     return model.loss(masks=masks, decoder_outputs=log_probs, targets=tokens, decoder_lengths=lengths)
 
 
-def batch_of(inputs: Levels) -> AudioNoiseBatch:
+@torch.no_grad()
+def validation_loss(model: nn.Module, inputs: Levels) -> Tensor:
+    """The `val_loss` of a validation of one batch."""
+    batch = batch_of(inputs)
+    if is_ours(model):
+        with mock.patch.object(model, "logged_names", lambda stage, name, dataloader_idx: [name]):
+            model.validation_step(batch)
+        return torch.tensor(model._means.pop()["val_loss"], dtype=torch.float64)
+    is_denoising = "Denoise" in type(model).__name__
+    given = batch if is_denoising else (batch.audio, batch.audio_len)
+    return model.inference_pass(given, 0, apply_mask=True)["val_loss"].double()
+
+
+def is_ours(module: nn.Module) -> bool:
+    return not type(module).__module__.startswith("nemo.")
+
+
+@contextmanager
+def without_logging(model: nn.Module) -> Iterator[None]:
+    """Inside, `training_step` runs without a trainer, and without an optimizer where there is none yet."""
+    optimizer = model._optimizer or torch.optim.SGD(model.parameters())  # its rate is logged
+    with mock.patch.object(model, "log_dict", lambda *args, **options: None), \
+            mock.patch.object(model, "_optimizer", optimizer):  # fmt: skip
+        yield
+
+
+def batch_of(inputs: Levels, seeds: bool = False) -> AudioNoiseBatch:
+    """seeds: of the samples too, which training must not heed."""
     clean, noisy = inputs["clean"] / 32768, inputs["noisy"] / 32768
     lengths = [inputs["lengths"].clone() for _ in range(3)]
     return AudioNoiseBatch(
         audio=clean, audio_len=lengths[0], noise=noisy - clean, noise_len=lengths[1],
-        noisy_audio=noisy, noisy_audio_len=lengths[2],
+        noisy_audio=noisy, noisy_audio_len=lengths[2], seeds=torch.arange(len(clean)) if seeds else None,
     )  # fmt: skip
 
 
 def feed_masks(model: nn.Module, is_masked: Tensor) -> None:
-    """Let the model mask exactly these frames (B, T), or in post_conv mode each step as the frame where it begins."""
+    """Let the model mask exactly these frames (B, T), or in post_conv mode each step as the frame where it begins.
+
+    Ours draws them in its own `forward`: blocks of one frame begin where `torch.rand` gives 0. NeMo's ways to draw
+    differ between versions, so that its forward is replaced by what all of them make of a mask.
+    """
+    masking = model.mask_processor
+    own_forward = type(masking).forward
 
     def mask(input_feats: Tensor, input_lengths: Tensor) -> tuple[Tensor, Tensor]:
         steps = input_feats.shape[2]
-        nearest = torch.arange(steps) * is_masked.shape[1] // steps
-        masks = is_masked[:, None, nearest].to(input_feats.dtype).expand_as(input_feats)
-        embedding = model.mask_processor.mask_embedding[None, :, None]
-        return torch.where(masks > 0, embedding, input_feats), masks
+        chosen = is_masked[:, torch.arange(steps) * is_masked.shape[1] // steps]  # (B, T) or (B, S)
+        if is_ours(masking):
+            with (
+                mock.patch.multiple(masking, **BLOCKS_OF_A_FRAME),
+                mock.patch("torch.rand", lambda *_, **__: 1.0 - chosen),
+            ):
+                return own_forward(masking, input_feats=input_feats, input_lengths=input_lengths)
+        masks = chosen * (torch.arange(steps) < input_lengths[:, None])
+        masks = masks[:, None].to(input_feats.dtype).expand_as(input_feats)
+        return torch.where(masks > 0, masking.mask_embedding[None, :, None], input_feats), masks
 
-    model.mask_processor.forward = mask
+    masking.forward = mask
 
 
 @contextmanager
 def watch(encoder: nn.Module, levels: Levels, prefix: str) -> Iterator[None]:
-    """Inside, note the outputs of the subsampling and of each layer of `encoder`."""
+    """Inside, note the outputs of the subsampling, of each layer and of `encoder` itself."""
 
     def note(name: str) -> Callable[..., None]:
         return lambda module, args, output: seen.update({name: output})
@@ -193,6 +256,7 @@ def watch(encoder: nn.Module, levels: Levels, prefix: str) -> Iterator[None]:
     else:
         hooks = [encoder.pre_encode.register_forward_hook(note("subsampled"))]
     hooks += [layer.register_forward_hook(note(f"{i}")) for i, layer in enumerate(encoder.layers)]
+    hooks.append(encoder.register_forward_hook(note("encoded")))
     try:
         yield
     finally:
@@ -204,6 +268,7 @@ def watch(encoder: nn.Module, levels: Levels, prefix: str) -> Iterator[None]:
 
 def watched(seen: dict[str, Tensor | tuple[Tensor, Tensor]], prefix: str) -> Levels:
     subsampled, lengths = seen.pop("subsampled")
+    encoded = seen.pop("encoded", None)  # not there where something raised
     levels = {
         f"{prefix}subsampled/length": lengths,
         f"{prefix}subsampled/states": without_padding(subsampled, lengths, axis=1).detach(),
@@ -211,6 +276,8 @@ def watched(seen: dict[str, Tensor | tuple[Tensor, Tensor]], prefix: str) -> Lev
     for name, states in seen.items():
         if states.shape[1] == subsampled.shape[1]:  # else behind a reduction, which the outputs of the encoder show
             levels[f"{prefix}layer/{name}"] = without_padding(states, lengths, axis=1).detach()
+    if encoded is not None:
+        levels[f"{prefix}encoded/states"] = without_padding(*encoded[:2], axis=2).detach()
     return levels
 
 

@@ -73,8 +73,10 @@ def with_masks(job: Job) -> Job:
 
 
 @torch.no_grad()
-def encoder_inputs(job: Job, frames: int = 105) -> Levels:
-    """Log-mel features (3, F, frames) of the job's two utterances, in lengths that no subsampling factor divides."""
+def encoder_inputs(job: Job) -> Levels:
+    """Log-mel features (3, F, frames) of the job's two utterances, in lengths that no subsampling factor divides; but
+    for the longest where frames are stacked, since NeMo adds what completes it to the length of every utterance."""
+    frames = 104 if "stacking" in job.case.config["subsampling"] else 105
     config = {"features": job.case.config["feat_in"], "dither": 0.0, "pad_to": 0, "n_fft": 512}
     preprocessor = Case("modules.audio_preprocessing.AudioToMelSpectrogramPreprocessor", config).build(NEMO)
     noisy, lengths = job.inputs["noisy"] / 32768, job.inputs["lengths"]

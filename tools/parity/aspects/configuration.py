@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from tools.parity.aspects.constructors import Arguments, as_json, default_arguments, effective, noted
-from tools.parity.aspects.held import compare_held, held_by_layers, held_options
+from tools.parity.aspects.held import compare_held, drawn_contexts, held_by_layers, held_options
 from tools.parity.aspects.options import (
     ABSENT,
     LEVEL,
@@ -40,6 +40,7 @@ NAMED = {  # sections that say a name -> where each side looks it up: module and
         "ours": ("core.optim.lr_scheduler", "SCHEDULERS"),
     },
 }
+STEPPED = ("interval", "frequency", "monitor", "reduce_on_plateau")  # what Lightning reads of a schedule
 REGISTERS_TARGETS = "models.targets"  # ours, as the two below
 TARGETS, OWN_OPTIONS = ("core.targets", "TARGETS"), (REGISTERS_TARGETS, "OWN_OPTIONS")
 
@@ -61,7 +62,12 @@ def measure(side: Side) -> Measured:
         return Measured(facts={"raised": raised, "arguments": said(config, classes), "neutral": neutral})
     other = other_keys(module) if side.case.is_model else {}
     return Measured(
-        facts={"arguments": arguments, "layers": held_by_layers(module), "model": other, "neutral": neutral}
+        facts={
+            "arguments": arguments,
+            "layers": held_by_layers(module) | drawn_contexts(module) | optimization(side, module),
+            "model": other,
+            "neutral": neutral,
+        }
     )
 
 
@@ -89,6 +95,23 @@ def objects(side: Side, module: nn.Module) -> dict[str, object]:
         return built
     optimizer, schedule = module.setup_optimization(optim_config=side.case.build_optim())
     return built | {"optim": optimizer} | ({"optim.sched": schedule["scheduler"]} if schedule else {})
+
+
+def optimization(side: Side, module: nn.Module) -> dict[str, Any]:
+    """What the groups of the optimizer hold, its parameters by name, and when Lightning steps the schedule."""
+    if not side.case.is_model or side.case.config.get("optim") is None:
+        return {}
+    optimizer, schedule = module.setup_optimization(optim_config=side.case.build_optim())
+    names = {parameter: name for name, parameter in sorted(module.named_parameters(remove_duplicate=False))[::-1]}
+    held = {"optim.param_groups": len(optimizer.param_groups)}
+    for index, group in enumerate(optimizer.param_groups):
+        for key, value in group.items():
+            value = [names[parameter] for parameter in value] if key == "params" else as_json(value)
+            held[f"optim.param_groups.{index}.{key}"] = value
+    stepped = dict.fromkeys(STEPPED) | (schedule or {})
+    if not stepped["reduce_on_plateau"]:
+        stepped["monitor"] = None  # Lightning reads it no more than any other
+    return held | {f"optim.sched.{key}": stepped[key] for key in STEPPED}
 
 
 def augmentors(config: Mapping, side: str) -> dict[str, object]:

@@ -1,17 +1,22 @@
 """What built models hold of their options, where both sides keep it under one name: an argument that a constructor
 takes and forgets shows here."""
 
+import contextlib
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+from unittest import mock
 
+import torch
 from torch import nn
 
 from tools.parity.aspects.constructors import Arguments, as_json
 from tools.parity.aspects.options import LEVEL, compare_value
+from tools.parity.cases import SEED, seed_everything
 from tools.parity.rows import KNOWN, Row
 
 Held = dict[str, Any]  # "encoder.layers.0.dropout.p" -> value
+DRAWS = 200  # of attention contexts
 STATISTICS = ("eps", "momentum", "track_running_stats")
 NUMBERS: dict[type[nn.Module], tuple[str, ...]] = {  # torch's layers -> what they hold that no shape of a weight tells
     nn.Dropout: ("p",),
@@ -58,9 +63,38 @@ def held_by_layers(module: nn.Module) -> Held:
         for kind, numbers in NUMBERS.items():
             if isinstance(layer, kind):
                 held |= {f"{name}.{number}": as_json(getattr(layer, number)) for number in numbers}
+        if isinstance(getattr(layer, "layer_drop_probs", None), list):
+            held[f"{name}.layer_drop_probs".lstrip(".")] = layer.layer_drop_probs
         if isinstance(getattr(layer, "dropout_att", None), float):
             held[f"{name}.dropout_att"] = layer.dropout_att
     return {ATTENTION.sub(".dropout.p", key): value for key, value in held.items()}
+
+
+class Drawn(Exception):
+    """Ends a forward pass behind the drawing of the context."""
+
+
+def drawn_contexts(module: nn.Module) -> Held:
+    """The attention contexts of many passes in training, drawn with one seed, of an encoder that draws them."""
+    encoder = getattr(module, "encoder", module)
+    if len(encoder.att_context_size_all) < 2:
+        return {}
+    drawn: list[list[int]] = []
+
+    def note(*args, **given) -> None:
+        """In the place of the method that makes masks for a context, ours or NeMo's."""
+        drawn.append(list(given["att_context_size"] if "att_context_size" in given else args[2]))
+        raise Drawn
+
+    states, lengths = torch.zeros(1, 1, encoder.d_model), torch.ones(1, dtype=torch.int64)
+    name = "masks" if hasattr(encoder, "masks") else "_create_masks"
+    seed_everything(SEED)
+    with mock.patch.object(encoder, name, note):
+        encoder.train()
+        for _ in range(DRAWS):
+            with contextlib.suppress(Drawn):
+                encoder(audio_signal=states, length=lengths, bypass_pre_encode=True)
+    return {"encoder.drawn_contexts": drawn}
 
 
 def compare_held(ours: Held, nemo: Held, encoder: Arguments) -> Iterator[Row]:

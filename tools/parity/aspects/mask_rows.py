@@ -24,6 +24,7 @@ LEVEL, MODULE = "masks", "mask_processor"
 OVERLAP = {"overlap": True, "no overlap": False}
 RATIO, FEWER, OWN = "short rule/", "fewer starts/", "own options/"  # variants of this project's masks
 SEEDED = "seeded "
+IN_TRAINING = "training "
 SAME_DRAWS = "both ask torch's generator for the same numbers, so one seed gives one mask"
 OTHER_DRAWS = "NeMo {} asks torch's generator for other numbers than 3.0.0: compared in distribution"
 TESTED = (
@@ -79,7 +80,7 @@ class MaskPair:
             yield Row(LEVEL, name, status, abs(got - expected), 0.0, "from one config", detail, MODULE)
 
     def drawn_by_model(self) -> Iterator[Row]:
-        for name in ("forward", "step"):
+        for name in ("forward", "step", f"{IN_TRAINING}forward", f"{IN_TRAINING}step"):
             lengths, masks = f"{name}/lengths", f"{name}/masks"
             reason = self.own_options() or ("" if self.rule.repeatable else OTHER_DRAWS.format(series(self.version)))
             what = f"in the model's {name}"
@@ -99,6 +100,9 @@ class MaskPair:
         block_size = self.nemo.facts["block_size"]
         if self.rule.repeatable:
             yield equal(f"{name}, one seed", got, expected, SAME_DRAWS)
+            training = f"{name}/{IN_TRAINING}masks"
+            what = f"{name}, one seed, in training"
+            yield equal(what, self.mine(training), self.nemo.tensors[training], SAME_DRAWS)
         else:
             short = torch.tensor([self.rule.is_short(length, block_size) for length in lengths.tolist()])
             version = series(self.version)

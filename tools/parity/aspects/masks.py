@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from tools.parity.aspects.mask_rows import FEWER, OVERLAP, OWN, RATIO, SEEDED, MaskPair
+from tools.parity.aspects.mask_rows import FEWER, IN_TRAINING, OVERLAP, OWN, RATIO, SEEDED, MaskPair
 from tools.parity.aspects.mask_statistics import draws_for, lengths_to_draw, statistics_of
 from tools.parity.cases import SEED, Levels, seed_everything
 from tools.parity.levels import batch_of, forward
@@ -29,7 +29,7 @@ APART = 1_000_000  # between the seeds per sample of two lengths
 
 def measure(side: Side) -> Measured:
     """Masks of the model's own masking module, overlapping and not, whatever the config says."""
-    model = side.build().eval()
+    model = side.build()
     tensors, masking = drawn_by_model(side, model), copy.deepcopy(model.mask_processor)
     settings = {name: getattr(masking, name) for name in ("block_size", "mask_prob", "allow_overlap")}
     lengths = lengths_to_draw(masking.block_size, per_second(side))
@@ -38,7 +38,12 @@ def measure(side: Side) -> Measured:
         set_options(masking, own, variant)
         for name, allow_overlap in OVERLAP.items():
             masking.allow_overlap = allow_overlap
-            drawn = exact(masking, lengths) | statistics(side, masking, lengths, fewer=variant == FEWER)
+            in_training = {f"{IN_TRAINING}masks": exact(masking.train(), lengths)["masks"]}
+            drawn = (
+                in_training
+                | exact(masking.eval(), lengths)
+                | statistics(side, masking, lengths, fewer=variant == FEWER)
+            )
             tensors |= {f"{variant}{name}/{what}": tensor for what, tensor in drawn.items()}
     if side.is_nemo:
         settings["ratio_effect"] = ratio_effect(masking, lengths)
@@ -74,7 +79,8 @@ class Drawn(Exception):
 
 
 def drawn_by_model(side: Side, model: nn.Module) -> Levels:
-    """The mask that a forward pass draws, and that a training step draws: `*/masks` (B, T) and `*/lengths` (B,)."""
+    """The mask that a forward pass draws, and that a training step draws, in evaluation and in training:
+    `*/masks` (B, T) and `*/lengths` (B,)."""
     drawn: Levels = {}
 
     def note(module: nn.Module, args: tuple, kwargs: dict, output: tuple[Tensor, Tensor]) -> None:
@@ -83,14 +89,16 @@ def drawn_by_model(side: Side, model: nn.Module) -> Levels:
 
     levels: Levels = {}
     passes: dict[str, Callable] = {"forward": lambda: forward(model, side.job.inputs)}
-    passes["step"] = passes["forward"] if side.is_nemo else lambda: model.step(batch_of(side.job.inputs))
+    passes["step"] = passes["forward"] if side.is_nemo else lambda: model.step(batch_of(side.job.inputs, seeds=True))
     hook = model.mask_processor.register_forward_hook(note, with_kwargs=True)
-    for name, run in passes.items():
-        seed_everything(SEED)
-        drawn.clear()
-        with contextlib.suppress(Drawn), torch.no_grad():
-            run()
-        levels |= {f"{name}/{what}": tensor.clone() for what, tensor in drawn.items()}
+    for prefix in ("", IN_TRAINING):
+        model.train(bool(prefix))
+        for name, run in passes.items():
+            seed_everything(SEED)
+            drawn.clear()
+            with contextlib.suppress(Drawn), torch.no_grad():
+                run()
+            levels |= {f"{prefix}{name}/{what}": tensor.clone() for what, tensor in drawn.items()}
     hook.remove()
     return levels
 
