@@ -3,6 +3,7 @@
 Each level of the computation has a rule, which reads the first row that failed and those that passed before it.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +20,9 @@ SECTIONS = {"masking": "mask_processor", "spec_augment": "spec_augmentation"}  #
 CONTAINERS = ("ModuleList", "ModuleDict", "Sequential")  # parts that only hold others
 BUILT = ("configuration", "parameters", "initial_weights")  # aspects that show what a module is made of
 ONLY_HERE, MISSING = "only here", "missing"  # what a row of a gradient says that one side lacks
-PARAMETER_GROUPS = "optimizer states: order"  # what a row begins with that shows what the optimizer was given
+PARAMETER_GROUPS = re.compile(  # rows that show which parameters the optimizer was given, in which groups
+    r"optimizer states: order.*|built: optim\.param_groups(\.[\d*]+\.params)?"
+)
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,8 @@ class Unseen:
     def culprit(self) -> Culprit | None:
         """Of the first row that failed and says whose it is."""
         for row in (row for row in self.rows if row.status == FAILED):
-            if row.what.startswith(PARAMETER_GROUPS):
-                return self.optimizer(row)
             if row.module:
-                return self.blame(row, row.module)
+                return self.of_module(row)
             rule = RULES.get(row.level)
             if isinstance(rule, str):
                 return self.blame(row, rule.format(encoder=self.encoder, what=row.what).removesuffix(".") or ROOT)
@@ -47,7 +48,15 @@ class Unseen:
     def misbuilt(self) -> Culprit | None:
         """The module of the first row that says what one is made of, where that isn't NeMo's."""
         row = next((row for row in self.rows if row.status == FAILED and row.module and row.level in BUILT), None)
-        return row and self.blame(row, self.holder_of(row.module))
+        return row and self.of_module(row)
+
+    def of_module(self, row: Row) -> Culprit:
+        """The module that the row names; of optimizer and schedule, what sets up what differs."""
+        if row.module.startswith(SCHEDULE) or (self.optim.get("sched") and row.what.endswith(".lr")):
+            return self.schedule(row)
+        if row.module.split(".")[0] == OPTIMIZER or is_of_groups(row):
+            return self.optimizer(row)
+        return self.blame(row, self.holder_of(row.module))
 
     def holder_of(self, module: str) -> str:
         """The module itself, or of a list of modules the one that has it."""
@@ -136,7 +145,7 @@ class Unseen:
 
     def optimizer(self, row: Row) -> Culprit:
         name = str(self.optim.get("name", "adam")).lower()
-        if any(failed.what.startswith(PARAMETER_GROUPS) for failed in self.failed("files")):
+        if any(is_of_groups(failed) for failed in (*self.failed("configuration"), *self.failed("files"))):
             return self.blame(row, OPTIMIZER, GROUPS, "the optimizer has other parameters, or in another order")
         note = "" if row.level == "configuration" else "gradients of the first step and the rates are right"
         return self.blame(row, OPTIMIZER, class_path(OPTIMIZERS.get(name)), note, class_path(build_optimizer))
@@ -162,6 +171,10 @@ class Unseen:
         while module and module not in called:
             module = module.rpartition(".")[0]
         return module or ROOT
+
+
+def is_of_groups(row: Row) -> bool:
+    return bool(PARAMETER_GROUPS.fullmatch(row.what))
 
 
 def class_path(made: Callable | None) -> str:

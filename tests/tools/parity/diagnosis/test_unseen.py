@@ -19,6 +19,10 @@ CLASSES = {
 GROUPS = Row("files", "optimizer states: order of the parameters", FAILED, module="core.connectors.save_restore")
 
 
+def built(option: str) -> Row:
+    return Row("configuration", f"built: {option}", FAILED, module=option.rpartition(".")[0])
+
+
 def unseen(*rows: Row) -> Unseen:
     return Unseen(Pair(Trace(), Trace(), CLASSES), rows, {"name": "adamw", "sched": {"name": "NoamAnnealing"}})
 
@@ -67,6 +71,22 @@ def test_where_no_gradient_reaches_the_encoder_the_model_cuts_it_off():
     assert unseen(*missing, gradient("decoder.weight", "", PASSED)).culprit().module == "(model)"
     assert "reaches the encoder" in unseen(*missing).culprit().detail
     assert "reaches the encoder" not in unseen(*missing, gradient("encoder.c.weight", "", PASSED)).culprit().detail
+
+
+@pytest.mark.parametrize(
+    ("option", "module", "owner"),
+    [
+        ("optim.param_groups.0.lr", "optim.sched", "core.optim.lr_scheduler.NoamAnnealing"),
+        ("optim.sched.interval", "optim.sched", "core.optim.lr_scheduler.NoamAnnealing"),
+        ("optim.param_groups.0.betas", "optim", "core.optim.optimizers.build_optimizer"),
+        ("optim.param_groups.0.params", "optim", "core.classes.model.ModelPT"),
+        ("optim.param_groups", "optim", "core.classes.model.ModelPT"),
+        ("encoder.pre_encode.p", "encoder.pre_encode", "modules.x.Wrapper"),
+    ],
+)
+def test_what_the_optimizer_holds_is_of_the_schedule_the_optimizer_or_the_groups(option, module, owner):
+    found = unseen(built(option)).misbuilt()
+    assert (found.module, found.owner) == (module, owner)
 
 
 def test_what_a_module_is_made_of_blames_it_or_the_holder_of_a_list():
