@@ -74,5 +74,5 @@ def test_of_the_kept_records_only_those_asked_for_are_read(monkeypatch):
 
 
 def test_a_folder_without_records_is_refused_with_the_remedy(tmp_path):
-    with pytest.raises(ValueError, match="holds no records: make .*--record"):
+    with pytest.raises(ValueError, match=r"holds no records: make .*--record"):
         KeptRecords(tmp_path)
