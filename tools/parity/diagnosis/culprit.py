@@ -114,9 +114,15 @@ class Pair:
                 return self.blame(ours, nemo, port, float("inf"), f"output {port} is missing")
             got, expected = self.ours.output(ours, port), self.nemo.output(nemo, port)
             error = self.error(nemo, port, got, expected)
-            if not error <= max(limit_of(nemo.module), GROWTH * given):
+            if not error <= max(self.limit(nemo.module), GROWTH * given):
                 return self.blame(ours, nemo, port, error, self.where(nemo, port, got, expected))
         return None
+
+    def limit(self, module: str) -> float:
+        """Of an output: roundings of many parts add up as a random walk, to what an input may be off."""
+        prefix = "" if module == ROOT else f"{module}."
+        parts = sum(name.startswith(prefix) for name in {call.module for call in self.nemo.calls} - {module})
+        return min(limit_of(module) * max(parts, 1) ** 0.5, GIVEN)
 
     def wrongly_handed(self, nemo: Call) -> Culprit | None:
         """The model, if the part of it that the call stands in gets something else, and no call of ours shows that.

@@ -2,11 +2,12 @@
 
 from contextlib import suppress
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from tools.parity.diagnosis.axes import aligned
-from tools.parity.diagnosis.culprit import AMPLIFIES, HANDS, RAISED, Pair
+from tools.parity.diagnosis.culprit import AMPLIFIES, HANDS, LIMIT, RAISED, Pair
 from tools.parity.trace import EVALUATION, TRAINING, Trace
 
 
@@ -59,6 +60,10 @@ def test_who_gets_what_is_slightly_wrong_and_does_the_same_with_it_is_not_blamed
     found = pair({"first": lambda y: y * (1 + 9e-5), "second": lambda y: y * (1 + 1e-4)}).culprit()
     assert found.module == "first"
     assert pair({"first": lambda y: y * (1 + 3e-6), "second": lambda y: y * (1 + 3e-6)}).culprit() is None
+
+
+def test_a_module_of_many_parts_may_be_off_by_more_than_each_of_them():
+    assert pair().limit("second") == LIMIT < pair().limit("(model)") == pytest.approx(LIMIT * 3**0.5)
 
 
 def test_who_makes_a_small_error_many_times_as_large_is_blamed():
