@@ -96,7 +96,7 @@ class Seen:
 SEEN = {
     "doubled loss": Seen(doubled_loss, MODEL, "computation", "training_loss/loss"),
     "seeded masks": Seen(masks_of_evaluation_in_training, MODEL, "computation", "training_subsampled/states"),
-    "doubled validation loss": Seen(doubled_validation_loss, MODEL, "computation", "loss/validation"),
+    "doubled validation loss": Seen(doubled_validation_loss, MODEL, "computation", "training_loss/validation_loss"),
     "embedding without gradient": Seen(
         embedding_without_gradient, BOOKS, "computation", "gradient/mask_processor.mask_embedding"
     ),

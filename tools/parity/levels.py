@@ -74,7 +74,7 @@ def measure_model(
     """inputs: `clean` and `noisy` (B, N) int16, `lengths` (B,), `masks` (1 + steps, B, T) uint8."""
     feed_masks(model, inputs["masks"][0])
     evaluate(case, model, inputs, levels, trace)
-    levels["loss/validation"] = validation_loss(model, inputs)
+    levels["training_loss/validation_loss"] = validation_loss(model, inputs)  # both are of the recipe behind `forward`
     if is_before(until, FIRST_OF_TRAINING):
         return
     model.train()
