@@ -106,12 +106,14 @@ def optimization(side: Side, module: nn.Module) -> dict[str, Any]:
     held = {"optim.param_groups": len(optimizer.param_groups)}
     for index, group in enumerate(optimizer.param_groups):
         for key, value in group.items():
+            if key == "lr":
+                continue  # the schedule's by now: `initial_lr` is its base, and the rates of all steps are compared
             value = [names[parameter] for parameter in value] if key == "params" else as_json(value)
             held[f"optim.param_groups.{index}.{key}"] = value
-    stepped = dict.fromkeys(STEPPED) | (schedule or {})
-    if not stepped["reduce_on_plateau"]:
-        stepped["monitor"] = None  # Lightning reads it no more than any other
-    return held | {f"optim.sched.{key}": stepped[key] for key in STEPPED}
+    if schedule is None:
+        return held
+    monitor = schedule["monitor"] if schedule["reduce_on_plateau"] else None  # Lightning reads it only then
+    return held | {f"optim.sched.{key}": (schedule | {"monitor": monitor})[key] for key in STEPPED}
 
 
 def augmentors(config: Mapping, side: str) -> dict[str, object]:

@@ -103,7 +103,9 @@ def test_a_changed_default_fails_by_name(job, nemo, monkeypatch):
 def test_a_changed_default_of_an_optimizer_or_a_schedule_fails_by_name(job, nemo, monkeypatch):
     monkeypatch.setitem(OPTIMIZERS, "adamw", type("AdamW", (torch.optim.AdamW,), {"__init__": adamw_of_other_eps}))
     monkeypatch.setitem(SCHEDULERS, "NoamAnnealing", noam_of_other_warmup())
-    assert set(failed(job, nemo)) == {"model.optim.eps", "model.optim.sched.warmup_ratio"}
+    assert set(failed(job, nemo)) == {
+        "model.optim.eps", "model.optim.sched.warmup_ratio", "built: optim.param_groups.*.eps"
+    }  # fmt: skip
 
 
 def adamw_of_other_eps(self, params, *, eps=1e-6, **kwargs):

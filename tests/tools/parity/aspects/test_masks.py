@@ -211,9 +211,8 @@ def test_a_side_that_masks_nothing_says_so(reference, monkeypatch, tmp_path):
 def as_nemo_26(record: Record, ratio: float = 0.8) -> Record:
     """Ours with the rule of NeMo 2.6 in the place of NeMo 2.6: it begins a block at one place less, draws otherwise."""
     facts, tensors = record.measured["masks"].facts, record.measured["masks"].tensors
-    mine = {
-        k.removeprefix("short rule/"): v for k, v in tensors.items() if k.startswith(("short rule/", "forward", "step"))
-    }
+    shared = ("short rule/", "forward", "step", "training ")
+    mine = {k.removeprefix("short rule/"): v for k, v in tensors.items() if k.startswith(shared)}
     fewer, ruled = tensors["fewer starts/overlap/statistics"], mine["overlap/statistics"].clone()
     for row, length in enumerate(facts["lengths"]):
         if facts["block_size"] < length * ratio:
