@@ -27,7 +27,7 @@ from tools.parity.cases import (
     seed_everything,
     shift_weights,
 )
-from tools.parity.comparison import first_difference, without_noise
+from tools.parity.comparison import first_difference
 from tools.parity.levels import measure
 from tools.parity.records import copy_weights, kept, start_weights
 
@@ -151,7 +151,7 @@ def test_every_level_equals_nemos(name):
     shift_weights(nemo, SEED)
     ours = case.build(OURS)
     copy_weights(start_weights(nemo), ours)
-    expected = without_noise(measure(case, nemo, inputs_of(case)))
+    expected = measure(case, nemo, inputs_of(case))
     assert first_difference(measure(case, ours, inputs_of(case)), expected) is None
 
 
