@@ -68,8 +68,10 @@ class Sides:
         self.processes: dict[str, SideProcess] = {}
 
     def __call__(self, task: str, /, repetition: int, **arguments) -> dict[str, dict]:
-        in_turn = [*self.pythons][:: -1 if repetition % 2 else 1]
-        return {side: self.process(side)(task, **arguments) for side in in_turn}
+        return {side: self.process(side)(task, **arguments) for side in self.in_turn(repetition)}
+
+    def in_turn(self, repetition: int) -> list[str]:
+        return [*self.pythons][:: -1 if repetition % 2 else 1]
 
     def process(self, side: str) -> SideProcess:
         if side not in self.processes:

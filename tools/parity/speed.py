@@ -4,7 +4,6 @@ Every repetition has a fresh process of each side, and they take turns at every 
 first batch are not measured. Other programs that run meanwhile make all figures worse, and ratios less so.
 """
 
-import math
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,14 +19,14 @@ from tools.parity.cases import make_audio
 from tools.parity.records import Job, Record, save
 from tools.parity.training_speed import PARTS
 from tools.prepare_dummy_ssl_data import manifest_path, noise_lines, parse_arguments, speech_lines, write_manifest
-from tools.side_process import SideFailed
+from tools.side_process import SideFailed, SideProcess
 
 SIDE = "tools.parity.speed_side"
 REPETITIONS = 3
 BATCH = (4, 4.0)  # utterances, seconds each
 UTTERANCES, NOISES = 16, 8  # of the manifests that are loaded
 STEP_SECONDS, MOST_STEPS = 1.0, 10  # as many steps of a side per repetition as fit in here, but one at least
-EPOCH_SECONDS, MOST_EPOCHS = 1.0, 200  # as many epochs of the data as the faster side needs this long for
+EPOCH_SECONDS, MOST_EPOCHS = 1.0, 200  # the data is loaded over and over for so long, or so often
 MIB = 2**20
 WITHOUT_NEMO = "NeMo's figures need the Python of an environment with NeMo"
 NO_MEMORY = "peak memory can't be asked for on this system"
@@ -173,16 +172,20 @@ def memory_figure(sides: Sides, repetition: int) -> tuple[Figure, Values]:
 
 
 def data_figure(work: Work, sides: Sides, repetition: int) -> tuple[Figure, Values]:
-    """Items per second over so many epochs that their time can be told."""
+    """Items per second, on each side over as many epochs as its time can be told from."""
     sides("epoch", repetition, section=work.section | {"manifest_filepath": str(work.first_batch)}, seed=0)
-    epochs = [sides("epoch", repetition, section=work.section, seed=1)]
-    fastest = min(sum(x["seconds"]) for x in epochs[0].values())
-    num_epochs = min(math.ceil(EPOCH_SECONDS / fastest), MOST_EPOCHS)
-    epochs += [sides("epoch", repetition + i, section=work.section, seed=1 + i) for i in range(1, num_epochs)]
-    return Figure("data set and collate", "items/s", True, note=f"{work.data}; one process, one thread"), {
-        side: sum(epoch[side]["items"] for epoch in epochs) / sum(sum(epoch[side]["seconds"]) for epoch in epochs)
-        for side in epochs[0]
-    }
+    rates = {side: items_per_second(sides.process(side), work.section) for side in sides.in_turn(repetition)}
+    return Figure("data set and collate", "items/s", True, note=f"{work.data}; one process, one thread"), rates
+
+
+def items_per_second(process: SideProcess, section: dict) -> float:
+    items, seconds = 0, 0.0
+    for seed in range(1, 1 + MOST_EPOCHS):
+        epoch = process("epoch", section=section, seed=seed)
+        items, seconds = items + epoch["items"], seconds + sum(epoch["seconds"])
+        if seconds >= EPOCH_SECONDS:
+            break
+    return items / seconds
 
 
 def medians(steps: list[dict[str, dict[str, float]]], parts: tuple[str, ...]) -> Values:
