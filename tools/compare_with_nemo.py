@@ -29,7 +29,7 @@ from tools.parity.cases import CASES, LEVELS, STEPS
 from tools.parity.compare import Comparison, broken_off, compare_with
 from tools.parity.jobs import LIVE_CASES, kept_job
 from tools.parity.kept_records import keep
-from tools.parity.known_versions import for_version
+from tools.parity.known_versions import for_version, noted
 from tools.parity.own_job import own_job
 from tools.parity.records import RECORDS, Job
 from tools.parity.report import as_json, html, markdown, terminal
@@ -88,7 +88,7 @@ def compare_kept(args: argparse.Namespace, folder: Path) -> Report:
 def compare_live(args: argparse.Namespace, own: Job | None, nemo: LiveNemo, folder: Path) -> Report:
     """Against NeMo, run now."""
     comparisons = []
-    for job in [own] if own else jobs(args):
+    for job in [noted(own, nemo.nemo_version)] if own else jobs(args):
         comparisons.append(compare_job(job, nemo, folder, args.record))
         terminal.progress(comparisons[-1])
     if not comparisons:

@@ -23,7 +23,7 @@ from modules.ssl_modules.quantizers import RandomProjectionVectorQuantizer
 from parts.preprocessing import mel
 from parts.preprocessing.features import FilterbankFeatures
 from parts.submodules import convolution, subsampling
-from parts.submodules.attention import RelativeAttention
+from parts.submodules.attention import PlainAttend, RelativeAttention
 from parts.submodules.attention_options import AttentionOptions
 from parts.submodules.conformer_block import ConformerBlock, FeedForward
 from parts.submodules.convolution import NORM, ConformerConvolution
@@ -382,6 +382,29 @@ def at_least_one_mask(patch: Patch) -> None:
     patch.setattr(init, "__defaults__", (*others, min_masks + 1, detach))
 
 
+def scores_in_half_precision(patch: Patch) -> None:
+    forward = PlainAttend.forward
+
+    def half(self, query, key, value, bias, hidden):
+        return forward(self, query.bfloat16().float(), key, value, bias, hidden)
+
+    patch.setattr(PlainAttend, "forward", half)
+
+
+def layers_backwards(patch: Patch) -> None:
+    forward = ConformerEncoder.forward
+
+    def backwards(self, *args, **kwargs):
+        layers = self.layers
+        self.layers = nn.ModuleList(reversed(layers))
+        try:
+            return forward(self, *args, **kwargs)
+        finally:
+            self.layers = layers
+
+    patch.setattr(ConformerEncoder, "forward", backwards)
+
+
 @dataclass(frozen=True)
 class Seen:
     """A mutation, the record that shows it, the level at which it must first be seen, the module to be blamed for it
@@ -411,6 +434,8 @@ SEEN_BY_PARITY = [
     Seen(subsampling_over_padding, "encoder_causal_striding", "subsampled", "pre_encode.conv", MASK),
     Seen(lengths_rounded_down, MODEL, "length", "encoder.pre_encode.conv", "floored lengths"),
     Seen(lengths_rounded_down, "encoder_causal_striding", "length", "pre_encode.conv"),
+    Seen(scores_in_half_precision, MODEL, "layer", "encoder.layers.0.self_attn", "dtype"),
+    Seen(layers_backwards, MODEL, "layer", "encoder", "block order"),
     Seen(no_xscaling, MODEL, "layer", "encoder.pos_enc", "constant factor"),
     Seen(whole_feed_forward, MODEL, "layer", "encoder.layers.0.feed_forward1", "constant factor"),
     Seen(positions_backwards, MODEL, "layer", "encoder.pos_enc", "reversed"),

@@ -36,10 +36,14 @@ class MaskRule:
 
 @dataclass(frozen=True)
 class NemoVersion:
-    """own_options: what this project's config must say to compute as this version, where it says nothing itself."""
+    """own_options: what this project's config must say to compute as this version, where it says nothing itself.
+
+    why: what the version does, for those who read that.
+    """
 
     masks: MaskRule = MaskRule()
     own_options: dict[str, Any] = field(default_factory=dict)
+    why: str = ""
 
 
 KNOWN_VERSIONS = {  # major.minor
@@ -47,6 +51,7 @@ KNOWN_VERSIONS = {  # major.minor
     "2.6": NemoVersion(
         MaskRule(max_mask_ratio=0.8, fewer_starts=1, shrunk_in_place=False, repeatable=False),
         {"masking.max_mask_ratio": 0.8},
+        "in NeMo 2.6, which masks the first 8 frames of short utterances, where 3.0.0 masks them like others",
     ),
 }
 
@@ -72,6 +77,15 @@ def for_version(job: Job, version: str) -> Job:
     options = known_version(version).own_options
     missing = {key: value for key, value in options.items() if not says(job, key)}
     return replace(job, own_options=missing | job.own_options) if missing else job
+
+
+def noted(job: Job, version: str) -> Job:
+    """The job with a note of what `for_version` gives our side, and why."""
+    added = {k: v for k, v in for_version(job, version).own_options.items() if k not in job.own_options}
+    if not added:
+        return job
+    given = ", ".join(f"{key}={value}" for key, value in added.items())
+    return replace(job, notes=(*job.notes, f"our side is given {given}, as {known_version(version).why}"))
 
 
 def says(job: Job, key: str) -> bool:

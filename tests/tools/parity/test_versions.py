@@ -7,7 +7,7 @@ import torch
 
 from tools.parity.aspects import masks
 from tools.parity.aspects.table import RAISED
-from tools.parity.known_versions import for_version
+from tools.parity.known_versions import for_version, noted
 from tools.parity.records import Job, Measured, Record, kept, save
 from tools.parity.rows import BROKEN, KNOWN, NOT_RUN, PASSED, Row
 from tools.parity.side import Side
@@ -175,3 +175,10 @@ def test_an_aspect_in_which_the_other_version_raises_is_told(new, old):
     raising = replace(old, measured=old.measured | {"masks": Measured(facts={RAISED: "ValueError: no"})})
     rows = by_what(list(differences([new], [raising])))
     assert rows[f"{CASE}, masks"].reason == "NeMo 2.6.0 raises" and rows[f"{CASE}, masks"].detail == "ValueError: no"
+
+
+def test_a_job_of_ones_own_says_what_our_side_is_given_for_another_version():
+    job = kept(CASE).job
+    (note,) = noted(job, "2.6.0").notes
+    assert "masking.max_mask_ratio=0.8" in note and "short utterances" in note
+    assert noted(job, "3.0.0") == job

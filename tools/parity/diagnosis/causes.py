@@ -5,15 +5,17 @@ NeMo's numbers. A wrong cause is worse than none.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tools.parity.diagnosis.evidence import CLOSE, Evidence, Tensors, close
 from tools.parity.diagnosis.feature_causes import FEATURE_CAUSES
 from tools.parity.diagnosis.training_causes import TRAINING_CAUSES
-from tools.parity.trace import EVALUATION, TRAINING
+from tools.parity.trace import EVALUATION, TRAINING, tensors_in
 from utils.config_check import is_number
 
 ENOUGH = 8  # numbers that agree by chance no more
@@ -94,7 +96,7 @@ def block_order(evidence: Evidence) -> str | None:
     if not evidence.is_call:
         return None
     pair, prefix = evidence.pair, f"{evidence.culprit.module}."
-    parts = [(o, n) for o, n in pair.calls() if n.phase == evidence.culprit.phase and is_child(n.module, prefix)]
+    parts = [(o, n) for o, n in pair.calls() if n.phase == evidence.culprit.phase and is_part(n.module, prefix)]
     inputs = [(n, pair.ours.input(o, "x"), pair.nemo.input(n, "x")) for o, n in parts]
     inputs = [(n.module.removeprefix(prefix), got, x) for n, got, x in inputs if got is not None and x is not None]
     for part, got, expected in inputs:
@@ -106,6 +108,11 @@ def block_order(evidence: Evidence) -> str | None:
 
 def is_child(module: str, prefix: str) -> bool:
     return module.startswith(prefix) and "." not in module.removeprefix(prefix)
+
+
+def is_part(module: str, prefix: str) -> bool:
+    """A child, or one of a list of children, as `encoder.layers.0` is of `encoder.`."""
+    return module.startswith(prefix) and re.fullmatch(r"[^.]+(\.\d+)?", module.removeprefix(prefix)) is not None
 
 
 def missing_mask(evidence: Evidence) -> str | None:
@@ -219,6 +226,27 @@ def in_words(ratio: float, evidence: Evidence) -> str:
     return f"{ratio:.6g}{name}"
 
 
+class HalfTensors(TorchDispatchMode):
+    """Inside, `found` gathers the half-precision types of whatever is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        self.found |= {x.dtype for x in tensors_in(output) if x.dtype in HALF_TYPES}
+        return output
+
+
+def half_inside(evidence: Evidence) -> str | None:
+    """Half precision that no input and no output of the module shows."""
+    with HalfTensors() as half:
+        evidence.replay()
+    found = ", ".join(sorted(map(str, half.found)))
+    return f"dtype: {found} is used inside {evidence.culprit.module}" if found else None
+
+
 CAUSES: dict[str, Cause] = {  # in the order in which they are tried
     "dtype": dtype,
     "floored lengths": floored_lengths,
@@ -230,6 +258,7 @@ CAUSES: dict[str, Cause] = {  # in the order in which they are tried
     "constant factor": constant_factor,
     "dropout active": dropout,
     "missing padding mask": missing_mask,
+    "half precision inside": half_inside,
 }
 
 
